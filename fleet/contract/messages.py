@@ -1,0 +1,320 @@
+"""MQTT messages, one class a topic (see topics.py for the directions)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fleet.contract.base import (
+    SCHEMA_VERSION,
+    ClockQuality,
+    DeviceId,
+    Digest,
+    Envelope,
+    Finite,
+    Ratio,
+    Sha256,
+    SiteId,
+    TolerantEnum,
+    UtcTime,
+    WireModel,
+)
+from fleet.contract.cells import Decision, FieldCounts, ModelRef
+
+
+class Presence(TolerantEnum):
+    """Whether a device is connected."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    UNKNOWN = "unknown"
+
+
+class Status(WireModel):
+    """`up/status`, retained and the Will. A death whose `session` is not the current one is ignored."""
+
+    schema_version: int = SCHEMA_VERSION
+    device: DeviceId
+    session: str = Field(min_length=8, max_length=64, description="new with every connection")
+    presence: Presence
+    agent_version: str = Field(max_length=32)
+    reason: str = Field("", max_length=200)
+
+
+class UpdateState(TolerantEnum):
+    """Where the device's model update stands."""
+
+    IDLE = "idle"
+    DOWNLOADING = "downloading"
+    WAITING = "waiting"
+    VERIFIED = "verified"
+    TRIAL = "trial"
+    UNCONFIRMED = "unconfirmed"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    UNKNOWN = "unknown"
+
+
+class SelfTestSummary(WireModel):
+    """Last self-test of the active model."""
+
+    passed: bool
+    age_s: float = Field(ge=0)
+    failures: tuple[str, ...] = Field((), max_length=32)
+
+
+class Reported(Envelope):
+    """`up/reported`, retained: what the device really runs."""
+
+    active: ModelRef
+    previous: Digest | None = None
+    update_state: UpdateState = UpdateState.IDLE
+    update_code: str | None = Field(None, max_length=32)
+    release_counter: int = Field(0, ge=0)
+    desired_version: int = Field(0, ge=0, description="last desired version applied")
+    self_test: SelfTestSummary | None = None
+    degraded: tuple[str, ...] = Field((), max_length=32)
+
+
+class Capabilities(WireModel):
+    """What the workstation can do."""
+
+    agent_version: str = Field(max_length=32)
+    python: str = Field(max_length=32)
+    onnxruntime: str = Field(max_length=32)
+    providers: tuple[str, ...] = Field((), max_length=16)
+    cpu_cores: int = Field(ge=1)
+    memory_bytes: int = Field(ge=0)
+    source: str = Field(max_length=200, description="kind of camera source, never an address with a password")
+    max_packet_bytes: int = Field(ge=1024)
+
+
+class Birth(Envelope):
+    """`up/birth`: on connect, on `rebirth`, when the host comes online."""
+
+    site: SiteId
+    session: str = Field(min_length=8, max_length=64)
+    capabilities: Capabilities
+    reported: Reported
+    open_operations: tuple[str, ...] = Field((), max_length=64)
+
+
+class FieldResult(WireModel):
+    """One field read: an event."""
+
+    kind: Literal["field"] = "field"
+    boot: int = Field(ge=0)
+    seq: int = Field(ge=0)
+    capture_id: str = Field(max_length=120)
+    captured_at: UtcTime
+    clock: ClockQuality = ClockQuality.OK
+    slide: str | None = Field(None, max_length=64, description="pseudonym of the slide, never the specimen id")
+    decision: Decision
+    reasons: tuple[str, ...] = Field((), max_length=32)
+    counts: FieldCounts
+    model: Digest
+    latency_ms: float = Field(ge=0)
+    focus: Finite | None = None
+    rbc_diameter_px: Finite | None = None
+    image_sha256: Sha256 | None = Field(None, description="hash of the image sent for a second opinion, if any")
+
+
+class SlideResult(WireModel):
+    """A slide closed: an event."""
+
+    kind: Literal["slide"] = "slide"
+    boot: int = Field(ge=0)
+    seq: int = Field(ge=0)
+    slide: str = Field(max_length=64)
+    opened_at: UtcTime
+    closed_at: UtcTime
+    fields: int = Field(ge=0)
+    withheld: int = Field(ge=0)
+    rbc: int = Field(ge=0)
+    platelets: int = Field(ge=0)
+    white_cells: dict[str, int]
+    limits: dict[str, tuple[Ratio, Ratio]] = Field(description="exact 95 % limits of each type's share")
+    model: Digest
+
+
+class Severity(TolerantEnum):
+    """How loud an alarm is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    UNKNOWN = "unknown"
+
+
+class Alarm(WireModel):
+    """Something a person should know: an event."""
+
+    kind: Literal["alarm"] = "alarm"
+    boot: int = Field(ge=0)
+    seq: int = Field(ge=0)
+    raised_at: UtcTime
+    severity: Severity
+    code: str = Field(max_length=64)
+    text: str = Field("", max_length=500)
+
+
+class Dropped(WireModel):
+    """Rows the spool had to give up, counted: the one exception to exactly-once."""
+
+    kind: Literal["dropped"] = "dropped"
+    boot: int = Field(ge=0)
+    seq: int = Field(ge=0)
+    dropped_at: UtcTime
+    reason: str = Field(max_length=64)
+    results: int = Field(0, ge=0)
+    images: int = Field(0, ge=0)
+
+
+Event = Annotated[FieldResult | SlideResult | Alarm | Dropped, Field(discriminator="kind")]
+
+
+class EventBatch(Envelope):
+    """`up/event`. Each event keeps the (boot, seq) it was stored under; the envelope's is the batch's own.
+
+    An event of a kind this reader does not know is dead-lettered alone; see `codec.decode_events`.
+    """
+
+    events: tuple[Event, ...] = Field(min_length=1, max_length=500)
+
+
+class Telemetry(Envelope):
+    """`up/telemetry`: gauges, may be lost."""
+
+    not_after: UtcTime
+    gauges: dict[str, Finite] = Field(max_length=64)
+
+
+class OperationState(TolerantEnum):
+    """Progress of a command."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+
+
+class OperationUpdate(Envelope):
+    """`up/op/{op}`; the terminal answer is stored and repeated on a duplicate."""
+
+    operation: str = Field(min_length=8, max_length=64)
+    state: OperationState
+    step: str = Field("", max_length=64)
+    percent: int | None = Field(None, ge=0, le=100)
+    code: str | None = Field(None, max_length=64)
+    result: dict[str, str | int | float | bool | None] = Field(default_factory=dict, max_length=64)
+
+
+class Need(Envelope):
+    """`up/need`: chunks a device lacks."""
+
+    release: Digest
+    missing: tuple[Sha256, ...] = Field(min_length=1, max_length=4000)
+    max_packet_bytes: int = Field(ge=1024)
+
+
+class Activation(TolerantEnum):
+    """What to do with a desired release."""
+
+    DOWNLOAD = "download"
+    ACTIVATE = "activate"
+    UNKNOWN = "unknown"
+
+
+class SamplingPolicy(WireModel):
+    """What is worth a second opinion, and how much of it."""
+
+    per_hour: int = Field(60, ge=0, le=10_000)
+    audit_ratio: Ratio = 0.1
+
+
+class Desired(WireModel):
+    """`down/desired`, retained; `version` only grows, a device ignores lower ones."""
+
+    schema_version: int = SCHEMA_VERSION
+    version: int = Field(ge=1)
+    release: Digest | None = None
+    activation: Activation = Activation.DOWNLOAD
+    sampling: SamplingPolicy | None = None
+    config: dict[str, str | int | float | bool] = Field(default_factory=dict, max_length=64)
+    not_before: UtcTime | None = None
+    not_after: UtcTime | None = None
+
+
+class OperationKind(TolerantEnum):
+    """What a device can be asked to do."""
+
+    CAPTURE = "capture"
+    SELFTEST = "selftest"
+    REBIRTH = "rebirth"
+    COLLECT_LOGS = "collect_logs"
+    ABORT = "abort"
+    UNKNOWN = "unknown"
+
+
+class Operation(WireModel):
+    """`down/op/{op}`."""
+
+    schema_version: int = SCHEMA_VERSION
+    operation: str = Field(min_length=8, max_length=64)
+    kind: OperationKind
+    not_after: UtcTime
+    arguments: dict[str, str | int | float | bool] = Field(default_factory=dict, max_length=32)
+
+
+class SeqRange(WireModel):
+    """Inclusive range of sequence numbers of one boot."""
+
+    boot: int = Field(ge=0)
+    first: int = Field(ge=0)
+    last: int = Field(ge=0)
+
+
+class Ack(WireModel):
+    """`down/ack`: durably committed."""
+
+    schema_version: int = SCHEMA_VERSION
+    ranges: tuple[SeqRange, ...] = Field((), max_length=1000)
+    rejected: tuple[SeqRange, ...] = Field((), max_length=1000, description="dead-lettered: stored, never to be resent")
+
+
+class OpinionState(TolerantEnum):
+    """Where a second opinion stands."""
+
+    ANSWERED = "answered"
+    PENDING_REVIEW = "pending_review"
+    REVIEWED = "reviewed"
+    UNKNOWN = "unknown"
+
+
+class OpinionReady(WireModel):
+    """`down/opinion/{id}`: the answer in short; the whole of it is at `GET /v1/second-opinions/{id}`."""
+
+    schema_version: int = SCHEMA_VERSION
+    opinion: str = Field(min_length=8, max_length=64)
+    capture_id: str = Field(max_length=120)
+    state: OpinionState
+    source: str = Field(max_length=100, description="digest of the model, or 'reader'")
+    labels: dict[str, int] = Field(default_factory=dict, description="type -> white cells")
+    late: bool = False
+    not_after: UtcTime
+
+
+class HostState(WireModel):
+    """`host/state`, retained and the Will of the worker that holds the lease."""
+
+    schema_version: int = SCHEMA_VERSION
+    online: bool
+    epoch: int = Field(ge=0)
+    since: UtcTime
