@@ -7,9 +7,9 @@ each file with its size and SHA-256. The bundle's digest is the SHA-256 of the m
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MANIFEST_NAME = "manifest.json"
 DETECTOR_NAME = "detector.onnx"
@@ -87,6 +87,20 @@ class DetectorSpec(Strict):
         (24.0, 110.0), description="red-cell diameters at the detector's input that it was trained for, in pixels"
     )
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.strides or any(s < 1 or self.input_px % s for s in self.strides):
+            raise ValueError("each stride must divide input_px")
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must be named once each")
+        if set(self.thresholds) != set(self.classes):
+            raise ValueError("thresholds must name each class once")
+        if not 0 < self.floor_score < 1 or any(t < self.floor_score for t in self.thresholds.values()):
+            raise ValueError("floor_score must lie above 0 and no threshold below it")
+        if not 0 < self.rbc_px[0] < self.rbc_px[1]:
+            raise ValueError("rbc_px must be a range, smaller first")
+        return self
+
 
 class EmbedderSpec(Strict):
     """Input and output of `embedder.onnx`.
@@ -115,6 +129,12 @@ class HeadSpec(Strict):
     classes: tuple[WhiteCellType, ...] = tuple(WhiteCellType)
     accept_probability: Ratio = Field(description="top probability needed to name a type")
     coverage: Ratio = Field(0.95, description="nominal coverage of the prediction sets")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must be named once each")
+        return self
 
 
 class DataSource(Strict):
