@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from fleet.contract.base import DeviceId, Digest, Finite, Sha256, SiteId, UtcTime, WireModel
-from fleet.contract.cells import Decision, DetectionWire, ModelRef
+from fleet.contract.cells import Decision, DetectionWire, FieldCounts, ModelRef
 from fleet.contract.messages import OpinionState, Presence, UpdateState
 
 PROBLEM_TYPE = "application/problem+json"
@@ -136,6 +136,25 @@ class DevicePage(WireModel):
     """`GET /v1/devices`."""
 
     items: tuple[DeviceSummary, ...]
+    next_cursor: str | None = None
+
+
+class FieldRow(WireModel):
+    """One field as the cloud has committed it."""
+
+    capture_id: str
+    captured_at: UtcTime
+    received_at: UtcTime
+    decision: Decision
+    reasons: tuple[str, ...] = ()
+    counts: FieldCounts
+    model: Digest
+
+
+class FieldPage(WireModel):
+    """`GET /v1/devices/{id}/fields`, in order of capture."""
+
+    items: tuple[FieldRow, ...]
     next_cursor: str | None = None
 
 
