@@ -1,0 +1,245 @@
+"""The one HTTP client of the cloud: every `/v1` route, typed both ways, without retries of its own.
+
+Whoever calls decides about retries (the edge from its spool, the command line not at all).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel
+
+from fleet.client.errors import LinkDown, Rejected
+from fleet.client.retry_after import parse_retry_after_s
+from fleet.contract.base import utc_now_text
+from fleet.contract.codec import WireError, decode, encode
+from fleet.contract.http import (
+    MAX_CONTEXT_BYTES,
+    MAX_IMAGE_BYTES,
+    DeviceCreate,
+    DevicePage,
+    DeviceSummary,
+    DeviceToken,
+    Health,
+    OpinionContext,
+    OpinionPage,
+    Problem,
+    SecondOpinion,
+)
+from fleet.contract.messages import OpinionState
+
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+"""Largest JSON answer that is read."""
+
+_NOBODY_DECIDED = frozenset({407, 408, 421, 425, 429})
+"""4xx that ask for another try, or that come from something in between."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class CloudClient:
+    """Speaks to one cloud with one token. Not for use by several threads at once: give each its own.
+
+    Args:
+        base_url: address of the cloud, `https://host[:port][/prefix]`.
+        token: bearer token; None asks only what needs no token (`health`).
+        timeout_s: longest wait for a connection, and for the next byte.
+        deadline_s: longest time for a whole request; ends what trickles.
+        proxy: address of an HTTP proxy; without it the usual environment (`HTTPS_PROXY`, `NO_PROXY`) holds.
+
+    Raises:
+        ValueError: an address or a token that can never work (configuration).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None,
+        *,
+        timeout_s: float = 10.0,
+        deadline_s: float = 60.0,
+        proxy: str | None = None,
+    ) -> None:
+        headers = {"accept": "application/json"}
+        if token is not None:
+            headers["authorization"] = f"Bearer {_checked_token(token)}"
+        self._deadline_s = deadline_s
+        self._http = httpx.Client(
+            base_url=_checked_url(base_url),
+            headers=headers,
+            timeout=httpx.Timeout(timeout_s),
+            proxy=proxy,
+            follow_redirects=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def second_opinion(self, image_jpeg: bytes, context: OpinionContext) -> SecondOpinion:
+        """Asks the larger model. The same key may be sent again: the stored answer comes back (`duplicate`).
+
+        Args:
+            image_jpeg: the field as an encoded picture, of which `context.image_sha256` is the hash.
+            context: what the edge saw, and the key.
+
+        Raises:
+            LinkDown: not answered; send the same again later.
+            Rejected: never acceptable, also when that is known before sending (too large, wrong hash).
+        """
+        body = encode(context)
+        if len(image_jpeg) > MAX_IMAGE_BYTES or len(body) > MAX_CONTEXT_BYTES:
+            raise Rejected(_local_problem(413, "too_large", f"image {len(image_jpeg)}, context {len(body)} bytes"))
+        if hashlib.sha256(image_jpeg).hexdigest() != context.image_sha256:
+            raise Rejected(_local_problem(422, "hash_mismatch", "the image is not the one its context names"))
+        files = {
+            "image": ("field.jpg", image_jpeg, "image/jpeg"),
+            "context": (None, body, "application/json"),
+        }
+        return self._ask(SecondOpinion, "POST", "/v1/second-opinions", files=files)
+
+    def get_opinion(self, opinion_id: str) -> SecondOpinion:
+        """One second opinion in full."""
+        return self._ask(SecondOpinion, "GET", f"/v1/second-opinions/{_segment(opinion_id)}")
+
+    def opinion_image(self, opinion_id: str) -> bytes:
+        """The encoded picture that a second opinion is about."""
+        path = f"/v1/second-opinions/{_segment(opinion_id)}/image"
+        return self._request("GET", path, limit_bytes=MAX_IMAGE_BYTES)
+
+    def list_opinions(
+        self,
+        *,
+        state: OpinionState | None = None,
+        device: str | None = None,
+        capture_id: str | None = None,
+        since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> OpinionPage:
+        """A page of second opinions of this token's site; `device="me"` are those of the asking device."""
+        query = {
+            "state": state.value if state else None,
+            "device": device,
+            "capture_id": capture_id,
+            "since": utc_now_text(since) if since else None,
+            "cursor": cursor,
+            "limit": limit,
+        }
+        return self._ask(OpinionPage, "GET", "/v1/second-opinions", params=_given(query))
+
+    def create_device(self, device: DeviceCreate) -> DeviceToken:
+        """Registers a device; its token is in this answer and never again."""
+        headers = {"content-type": "application/json"}
+        return self._ask(DeviceToken, "POST", "/v1/devices", content=encode(device), headers=headers)
+
+    def list_devices(self, *, cursor: str | None = None, limit: int | None = None) -> DevicePage:
+        """A page of the devices of this token's site."""
+        return self._ask(DevicePage, "GET", "/v1/devices", params=_given({"cursor": cursor, "limit": limit}))
+
+    def get_device(self, device: str) -> DeviceSummary:
+        """One device."""
+        return self._ask(DeviceSummary, "GET", f"/v1/devices/{_segment(device)}")
+
+    def revoke_device(self, device: str) -> None:
+        """Ends a device's token."""
+        self._request("POST", f"/v1/devices/{_segment(device)}/revoke")
+
+    def health(self) -> Health:
+        """Whether the cloud lives; LinkDown when it does not."""
+        return self._ask(Health, "GET", "/healthz")
+
+    def _ask(self, kind: type[M], method: str, path: str, **parts: Any) -> M:
+        data = self._request(method, path, **parts)
+        try:
+            return decode(kind, data, limit_bytes=MAX_ANSWER_BYTES)
+        except WireError as exc:
+            # A 2xx that is not ours is a portal's page or a newer cloud: nothing was promised, nothing is given up.
+            raise LinkDown(f"{method} {path}: the answer is not a {kind.__name__} ({exc.detail})") from exc
+
+    def _request(self, method: str, path: str, *, limit_bytes: int = MAX_ANSWER_BYTES, **parts: Any) -> bytes:
+        ends_s = time.monotonic() + self._deadline_s
+        try:
+            with self._http.stream(method, path, **parts) as answer:
+                data = _body(answer, limit_bytes=limit_bytes, ends_s=ends_s)
+        except (httpx.TransportError, httpx.DecodingError) as exc:
+            raise LinkDown(f"{method} {path}: {exc or type(exc).__name__}") from exc
+        if answer.is_success:
+            return data
+        problem = _problem(answer.status_code, data)
+        if problem is not None and answer.is_client_error and answer.status_code not in _NOBODY_DECIDED:
+            raise Rejected(problem)
+        wait_s = parse_retry_after_s(answer.headers.get("retry-after"), answer.headers.get("date"))
+        words = f"{problem.title}: {problem.detail}" if problem else "no problem document"
+        raise LinkDown(
+            f"{method} {path}: HTTP {answer.status_code}, {words}", retry_after_s=wait_s, status=answer.status_code
+        )
+
+
+def _body(answer: httpx.Response, *, limit_bytes: int, ends_s: float) -> bytes:
+    parts: list[bytes] = []
+    size_bytes = 0
+    for part in answer.iter_bytes():
+        size_bytes += len(part)
+        if size_bytes > limit_bytes:
+            raise LinkDown(f"the answer is larger than {limit_bytes} bytes", status=answer.status_code)
+        if time.monotonic() > ends_s:
+            raise LinkDown("the answer came too slowly", status=answer.status_code)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _problem(status: int, data: bytes) -> Problem | None:
+    try:
+        problem = decode(Problem, data)
+    except WireError:
+        return None
+    return problem if problem.status == status else None
+
+
+def _local_problem(status: int, code: str, detail: str) -> Problem:
+    return Problem(title="Not sent", status=status, code=code, detail=detail)
+
+
+def _given(query: Mapping[str, str | int | None]) -> dict[str, str | int]:
+    return {key: value for key, value in query.items() if value is not None}
+
+
+def _segment(text: str) -> str:
+    if text in {"", ".", ".."}:
+        raise ValueError(f"{text!r} names nothing on the cloud; give an id")
+    return quote(text, safe="")
+
+
+def _checked_url(text: str) -> str:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, TypeError) as exc:
+        raise ValueError(f"cloud address {text!r} cannot be read: write https://host[:port]") from exc
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ValueError(f"cloud address {text!r}: write https://host[:port] (or http:// on this machine)")
+    if url.userinfo:
+        raise ValueError("cloud address carries a user or password: take it out, the token is given apart")
+    return str(url)
+
+
+def _checked_token(text: str) -> str:
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(
+            "the access token is empty or holds characters no token has: give the one line that was issued"
+        )
+    return token
