@@ -27,6 +27,7 @@ from fleet.contract.http import (
     DevicePage,
     DeviceSummary,
     DeviceToken,
+    FieldPage,
     Health,
     OpinionContext,
     OpinionPage,
@@ -153,6 +154,11 @@ class CloudClient:
     def get_device(self, device: str) -> DeviceSummary:
         """One device."""
         return self._ask(DeviceSummary, "GET", f"/v1/devices/{_segment(device)}")
+
+    def list_fields(self, device: str, *, cursor: str | None = None, limit: int | None = None) -> FieldPage:
+        """A page of the fields of one device that the cloud has committed, in order of capture."""
+        path = f"/v1/devices/{_segment(device)}/fields"
+        return self._ask(FieldPage, "GET", path, params=_given({"cursor": cursor, "limit": limit}))
 
     def revoke_device(self, device: str) -> None:
         """Ends a device's token."""

@@ -18,6 +18,8 @@ DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,62}$", descriptio
 SiteId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,62}$", description="lower case, digits, dashes")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="sha256:<64 hex digits>")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""Whole number that JSON readers and 64-bit database columns hold exactly."""
 Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -25,7 +27,10 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 def _utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("a time on the wire carries its zone; send UTC, e.g. 2026-01-31T12:00:00Z")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as exc:  # year 1 or 9999 with an offset: pydantic would let this through as a crash
+        raise ValueError("a time that cannot be told in UTC") from exc
 
 
 UtcTime = Annotated[datetime, AfterValidator(_utc)]
@@ -43,7 +48,7 @@ class TolerantEnum(StrEnum):
 class WireModel(BaseModel):
     """Frozen; unknown fields are ignored, because the peer may be newer than we are."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
 
 class ClockQuality(TolerantEnum):
@@ -61,11 +66,11 @@ class Envelope(WireModel):
     (device, boot, seq) is the identity of what is told; `message_id` only that of the telling.
     """
 
-    schema_version: int = Field(SCHEMA_VERSION, ge=1)
+    schema_version: Count = Field(SCHEMA_VERSION, ge=1)
     message_id: str = Field(min_length=8, max_length=64)
     device: DeviceId
-    boot: int = Field(ge=0, description="how often this store was opened; grows by one a start")
-    seq: int = Field(ge=0, description="grows by one with each message of this boot")
+    boot: Count = Field(description="how often this store was opened; grows by one a start")
+    seq: Count = Field(description="grows by one with each message of this boot")
     sent_at: UtcTime
     clock: ClockQuality = ClockQuality.OK
 
@@ -74,8 +79,8 @@ class CaptureId(WireModel):
     """A captured field's name in the whole system, written `device/boot/frame`."""
 
     device: DeviceId
-    boot: int = Field(ge=0)
-    frame: int = Field(ge=0)
+    boot: Count
+    frame: Count
 
     def __str__(self) -> str:
         return f"{self.device}/{self.boot}/{self.frame}"

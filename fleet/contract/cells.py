@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fleet.contract.base import Digest, Finite, Ratio, TolerantEnum, WireModel
+from fleet.contract.base import Count, Digest, Finite, Ratio, TolerantEnum, WireModel
 
 BBox = Annotated[
     tuple[Finite, Finite, Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]],
@@ -63,7 +63,7 @@ class ModelRef(WireModel):
 class FieldCounts(WireModel):
     """Counted cells of one field."""
 
-    rbc: int = Field(ge=0)
-    wbc: int = Field(ge=0)
-    platelets: int = Field(ge=0)
-    white_cells: dict[str, int] = Field(default_factory=dict, description="type or 'unidentified' -> cells")
+    rbc: Count
+    wbc: Count
+    platelets: Count
+    white_cells: dict[str, Count] = Field(default_factory=dict, description="type or 'unidentified' -> cells")

@@ -7,10 +7,15 @@ from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from fleet.contract.base import MAX_MESSAGE_BYTES, JsonObject
+from fleet.contract.base import MAX_MESSAGE_BYTES, Envelope, JsonObject
 from fleet.contract.messages import Event, EventBatch
 
 M = TypeVar("M", bound=BaseModel)
+
+MAX_DEPTH = 32
+"""Deepest nesting that is read; whoever stores or writes out a refused message then never meets a recursion limit."""
+
+NUL = "a text holds the character NUL, which not every database can store"
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
@@ -32,8 +37,11 @@ def encode(message: BaseModel) -> bytes:
 
 def decode(kind: type[M], data: bytes, *, limit_bytes: int = MAX_MESSAGE_BYTES) -> M:
     """Reads one message; WireError (`too_large`, `not_json`, `invalid`) is the sender's fault."""
+    document = _document(data, limit_bytes=limit_bytes)
+    if _holds_nul(document, data):
+        raise WireError("invalid", NUL)
     try:
-        return kind.model_validate(_document(data, limit_bytes=limit_bytes))
+        return kind.model_validate(document)
     except ValidationError as exc:
         raise WireError("invalid", _first(exc)) from exc
 
@@ -48,14 +56,25 @@ def decode_events(data: bytes, *, limit_bytes: int = MAX_MESSAGE_BYTES) -> tuple
     raw = document.get("events")
     if not isinstance(raw, list) or not raw:
         raise WireError("invalid", "events: a batch carries at least one event")
+    envelope = {key: value for key, value in document.items() if key != "events"}
+    if _holds_nul(envelope, data):
+        raise WireError("invalid", NUL)
+    try:
+        Envelope.model_validate(envelope)
+    except ValidationError as exc:
+        raise WireError("invalid", _first(exc)) from exc
     good: list[JsonObject] = []
     bad: list[Rejected] = []
     for item in raw:
         try:
             _EVENT.validate_python(item)
-            good.append(item)
         except ValidationError as exc:
             bad.append(Rejected(raw=item, detail=_first(exc)))
+            continue
+        if _holds_nul(item, data):
+            bad.append(Rejected(raw=item, detail=NUL))
+        else:
+            good.append(item)
     if not good:
         return None, bad
     try:
@@ -82,12 +101,44 @@ def _document(data: bytes, *, limit_bytes: int) -> JsonObject:
     if len(data) > limit_bytes:
         raise WireError("too_large", f"{len(data)} bytes, the limit is {limit_bytes}")
     try:
-        document = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as exc:
+        document = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:  # ValueError: not UTF-8, not JSON, or a number of thousands of digits
         raise WireError("not_json", str(exc)[:200]) from exc
     if not isinstance(document, dict):
         raise WireError("invalid", "a message is a JSON object")
+    if _deeper_than(document, MAX_DEPTH):
+        raise WireError("invalid", f"nested deeper than {MAX_DEPTH} levels")
     return document
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _holds_nul(part: object, data: bytes) -> bool:
+    # In JSON a NUL can only stand escaped; the search over the bytes keeps the walk off the usual path.
+    if b"\\u0000" not in data:
+        return False
+    nodes = [part]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, str) and "\x00" in node:
+            return True
+        nodes += _children(node)
+    return False
+
+
+def _deeper_than(part: object, levels: int) -> bool:
+    layer = [part]
+    for _ in range(levels):
+        layer = [child for node in layer for child in _children(node)]
+    return bool(layer)
+
+
+def _children(node: object) -> list[object]:
+    if isinstance(node, dict):
+        return [*node, *node.values()]
+    return node if isinstance(node, list) else []
 
 
 def _first(exc: ValidationError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fleet.contract.base import DeviceId, Digest, Finite, Sha256, SiteId, UtcTime, WireModel
+from fleet.contract.base import Count, DeviceId, Digest, Finite, Sha256, SiteId, UtcTime, WireModel
 from fleet.contract.cells import Decision, DetectionWire, FieldCounts, ModelRef
 from fleet.contract.messages import OpinionState, Presence, UpdateState
 
@@ -32,7 +32,7 @@ class OpinionContext(WireModel):
 
     site: SiteId
     device: DeviceId
-    capture_id: str = Field(max_length=120)
+    capture_id: str = Field(min_length=1, max_length=120)
     image_sha256: Sha256
     captured_at: UtcTime
     slide: str | None = Field(None, max_length=64)
@@ -84,7 +84,7 @@ class OpinionSummary(WireModel):
     capture_id: str
     state: OpinionState
     created_at: UtcTime
-    white_cells: int = Field(ge=0)
+    white_cells: Count
     agreement_ratio: Finite | None = None
     needs_review: bool
 
@@ -109,7 +109,7 @@ class DeviceToken(WireModel):
 
     device: DeviceId
     site: SiteId
-    token: str
+    token: str = Field(repr=False)
     expires_at: UtcTime
 
 
@@ -125,10 +125,10 @@ class DeviceSummary(WireModel):
     active_model: Digest | None = None
     active_version: str | None = None
     update_state: UpdateState = UpdateState.IDLE
-    fields: int = Field(0, ge=0)
-    uncertain: int = Field(0, ge=0)
-    withheld: int = Field(0, ge=0)
-    spool_rows: int | None = None
+    fields: Count = 0
+    uncertain: Count = 0
+    withheld: Count = 0
+    spool_rows: Count | None = None
     degraded: tuple[str, ...] = ()
 
 

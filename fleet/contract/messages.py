@@ -9,6 +9,7 @@ from pydantic import Field
 from fleet.contract.base import (
     SCHEMA_VERSION,
     ClockQuality,
+    Count,
     DeviceId,
     Digest,
     Envelope,
@@ -34,7 +35,7 @@ class Presence(TolerantEnum):
 class Status(WireModel):
     """`up/status`, retained and the Will. A death whose `session` is not the current one is ignored."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = Field(SCHEMA_VERSION, ge=1)
     device: DeviceId
     session: str = Field(min_length=8, max_length=64, description="new with every connection")
     presence: Presence
@@ -75,8 +76,8 @@ class Reported(Envelope):
     previous: Digest | None = None
     update_state: UpdateState = UpdateState.IDLE
     update_code: str | None = Field(None, max_length=32)
-    release_counter: int = Field(0, ge=0)
-    desired_version: int = Field(0, ge=0, description="last desired version applied")
+    release_counter: Count = 0
+    desired_version: Count = Field(0, description="last desired version applied")
     self_test: SelfTestSummary | None = None
     degraded: tuple[str, ...] = Field((), max_length=32)
 
@@ -88,10 +89,10 @@ class Capabilities(WireModel):
     python: str = Field(max_length=32)
     onnxruntime: str = Field(max_length=32)
     providers: tuple[str, ...] = Field((), max_length=16)
-    cpu_cores: int = Field(ge=1)
-    memory_bytes: int = Field(ge=0)
+    cpu_cores: Count = Field(ge=1)
+    memory_bytes: Count
     source: str = Field(max_length=200, description="kind of camera source, never an address with a password")
-    max_packet_bytes: int = Field(ge=1024)
+    max_packet_bytes: Count = Field(ge=1024)
 
 
 class Birth(Envelope):
@@ -108,9 +109,9 @@ class FieldResult(WireModel):
     """One field read: an event."""
 
     kind: Literal["field"] = "field"
-    boot: int = Field(ge=0)
-    seq: int = Field(ge=0)
-    capture_id: str = Field(max_length=120)
+    boot: Count
+    seq: Count
+    capture_id: str = Field(min_length=1, max_length=120)
     captured_at: UtcTime
     clock: ClockQuality = ClockQuality.OK
     slide: str | None = Field(None, max_length=64, description="pseudonym of the slide, never the specimen id")
@@ -128,16 +129,16 @@ class SlideResult(WireModel):
     """A slide closed: an event."""
 
     kind: Literal["slide"] = "slide"
-    boot: int = Field(ge=0)
-    seq: int = Field(ge=0)
+    boot: Count
+    seq: Count
     slide: str = Field(max_length=64)
     opened_at: UtcTime
     closed_at: UtcTime
-    fields: int = Field(ge=0)
-    withheld: int = Field(ge=0)
-    rbc: int = Field(ge=0)
-    platelets: int = Field(ge=0)
-    white_cells: dict[str, int]
+    fields: Count
+    withheld: Count
+    rbc: Count
+    platelets: Count
+    white_cells: dict[str, Count]
     limits: dict[str, tuple[Ratio, Ratio]] = Field(description="exact 95 % limits of each type's share")
     model: Digest
 
@@ -155,8 +156,8 @@ class Alarm(WireModel):
     """Something a person should know: an event."""
 
     kind: Literal["alarm"] = "alarm"
-    boot: int = Field(ge=0)
-    seq: int = Field(ge=0)
+    boot: Count
+    seq: Count
     raised_at: UtcTime
     severity: Severity
     code: str = Field(max_length=64)
@@ -167,12 +168,12 @@ class Dropped(WireModel):
     """Rows the spool had to give up, counted: the one exception to exactly-once."""
 
     kind: Literal["dropped"] = "dropped"
-    boot: int = Field(ge=0)
-    seq: int = Field(ge=0)
+    boot: Count
+    seq: Count
     dropped_at: UtcTime
     reason: str = Field(max_length=64)
-    results: int = Field(0, ge=0)
-    images: int = Field(0, ge=0)
+    results: Count = 0
+    images: Count = 0
 
 
 Event = Annotated[FieldResult | SlideResult | Alarm | Dropped, Field(discriminator="kind")]
@@ -221,7 +222,7 @@ class Need(Envelope):
 
     release: Digest
     missing: tuple[Sha256, ...] = Field(min_length=1, max_length=4000)
-    max_packet_bytes: int = Field(ge=1024)
+    max_packet_bytes: Count = Field(ge=1024)
 
 
 class Activation(TolerantEnum):
@@ -242,8 +243,8 @@ class SamplingPolicy(WireModel):
 class Desired(WireModel):
     """`down/desired`, retained; `version` only grows, a device ignores lower ones."""
 
-    schema_version: int = SCHEMA_VERSION
-    version: int = Field(ge=1)
+    schema_version: Count = Field(SCHEMA_VERSION, ge=1)
+    version: Count = Field(ge=1)
     release: Digest | None = None
     activation: Activation = Activation.DOWNLOAD
     sampling: SamplingPolicy | None = None
@@ -266,7 +267,7 @@ class OperationKind(TolerantEnum):
 class Operation(WireModel):
     """`down/op/{op}`."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = Field(SCHEMA_VERSION, ge=1)
     operation: str = Field(min_length=8, max_length=64)
     kind: OperationKind
     not_after: UtcTime
@@ -276,15 +277,15 @@ class Operation(WireModel):
 class SeqRange(WireModel):
     """Inclusive range of sequence numbers of one boot."""
 
-    boot: int = Field(ge=0)
-    first: int = Field(ge=0)
-    last: int = Field(ge=0)
+    boot: Count
+    first: Count
+    last: Count
 
 
 class Ack(WireModel):
     """`down/ack`: durably committed."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = Field(SCHEMA_VERSION, ge=1)
     ranges: tuple[SeqRange, ...] = Field((), max_length=1000)
     rejected: tuple[SeqRange, ...] = Field((), max_length=1000, description="dead-lettered: stored, never to be resent")
 
@@ -301,12 +302,12 @@ class OpinionState(TolerantEnum):
 class OpinionReady(WireModel):
     """`down/opinion/{id}`: the answer in short; the whole of it is at `GET /v1/second-opinions/{id}`."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = Field(SCHEMA_VERSION, ge=1)
     opinion: str = Field(min_length=8, max_length=64)
-    capture_id: str = Field(max_length=120)
+    capture_id: str = Field(min_length=1, max_length=120)
     state: OpinionState
     source: str = Field(max_length=100, description="digest of the model, or 'reader'")
-    labels: dict[str, int] = Field(default_factory=dict, description="type -> white cells")
+    labels: dict[str, Count] = Field(default_factory=dict, description="type -> white cells")
     late: bool = False
     not_after: UtcTime
 
@@ -314,7 +315,7 @@ class OpinionReady(WireModel):
 class HostState(WireModel):
     """`host/state`, retained and the Will of the worker that holds the lease."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = Field(SCHEMA_VERSION, ge=1)
     online: bool
-    epoch: int = Field(ge=0)
+    epoch: Count
     since: UtcTime

@@ -25,6 +25,7 @@ from fleet.contract.http import (
     DevicePage,
     DeviceSummary,
     DeviceToken,
+    FieldPage,
     Health,
     OpinionContext,
     OpinionPage,
@@ -178,6 +179,11 @@ def test_every_other_route_is_asked_for_by_its_own_path(cloud: Cloud, client: Cl
         (lambda: client.create_device(DeviceCreate(device="bench-1", site="site-a")), token, "POST /v1/devices"),
         (lambda: client.list_devices(limit=2), DevicePage(items=(device,)), "GET /v1/devices?limit=2"),
         (lambda: client.get_device("bench-1"), device, "GET /v1/devices/bench-1"),
+        (
+            lambda: client.list_fields("bench-1", cursor="c"),
+            FieldPage(items=()),
+            "GET /v1/devices/bench-1/fields?cursor=c",
+        ),
         (client.health, health, "GET /healthz"),
     ]
     for call, answer, line in steps:
