@@ -4,6 +4,7 @@ ModelRuntimeError
 ├── ImageError        the picture is bad: give another one; the message says what is wrong with it
 ├── ModelLoadError    the bundle's bytes are no model this runtime can open: report, never retry
 ├── InferenceError    the model opened, but ran into an error or gave something that is no answer
+├── GoldenError       the bundle's golden inputs are absent or unusable: pack it again
 └── PipelineClosedError    used after `close()`: a mistake of the caller
 """
 
@@ -24,6 +25,10 @@ class ModelLoadError(ModelRuntimeError):
 
 class InferenceError(ModelRuntimeError):
     """The model failed while running, or answered with values that are not finite."""
+
+
+class GoldenError(ModelRuntimeError):
+    """Golden inputs are absent, unreadable, or cannot be made from what was given."""
 
 
 class PipelineClosedError(ModelRuntimeError):

