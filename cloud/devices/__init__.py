@@ -1,0 +1,1 @@
+"""The registry of devices and what each last said of itself."""

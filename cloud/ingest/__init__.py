@@ -1,0 +1,1 @@
+"""What devices report over MQTT: committed first, acknowledged after."""

@@ -1,0 +1,1 @@
+"""Opinions that wait for a person."""
