@@ -121,9 +121,9 @@ class HeadSpec(Strict):
     """How `head.npz` is read.
 
     Arrays: `weights` (K, D) float32, `bias` (K,) float32, `temperature` () float32, `conformal_quantiles` (K,)
-    float32 (largest nonconformity 1 - p that still puts the class into the set), `domain_means` (K, D) float32,
-    `domain_precision` (D, D) float32, `domain_threshold` () float32 (largest squared Mahalanobis distance to the
-    nearest mean that is still at home).
+    float32 (largest nonconformity 1 - p that still puts the class into the set), `domain_means` (M, D) float32 with
+    M >= 1 (a class that looks different in different places has several means), `domain_precision` (D, D) float32,
+    `domain_threshold` () float32 (largest squared Mahalanobis distance to the nearest mean that is still at home).
     """
 
     classes: tuple[WhiteCellType, ...] = tuple(WhiteCellType)

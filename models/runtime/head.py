@@ -26,7 +26,7 @@ class Head:
         bias: (K,) float32.
         temperature: () float32, above 0.
         conformal_quantiles: (K,) float32, largest 1 - p that still puts the class into the prediction set.
-        domain_means: (K, D) float32.
+        domain_means: (M, D) float32, one or more a class; only the nearest counts.
         domain_precision: (D, D) float32.
         domain_threshold: () float32, above 0, squared Mahalanobis distance.
     """
@@ -46,7 +46,7 @@ class Head:
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
 
     def distances(self, embeddings: FloatArray) -> NDArray[np.float64]:
-        """(N, D) embeddings -> (N,) squared Mahalanobis distance to the nearest class mean."""
+        """(N, D) embeddings -> (N,) squared Mahalanobis distance to the nearest mean."""
         apart = embeddings.astype(np.float64)[:, None, :] - self.domain_means[None]
         squared = np.einsum("nkd,de,nke->nk", apart, self.domain_precision, apart, optimize=True)
         # Rounding can leave a distance of nought slightly below it.
@@ -116,7 +116,7 @@ def load_head(data: bytes, spec: HeadSpec, dimensions: int) -> Head:
         "bias": (k,),
         "temperature": (),
         "conformal_quantiles": (k,),
-        "domain_means": (k, d),
+        "domain_means": (-1, d),
         "domain_precision": (d, d),
         "domain_threshold": (),
     }
@@ -141,7 +141,11 @@ def _arrays(data: bytes, wanted: set[str]) -> dict[str, NDArray[np.generic]]:
 
 
 def _checked(name: str, array: NDArray[np.generic], shape: tuple[int, ...]) -> FloatArray:
-    if array.dtype != np.float32 or array.shape != shape:
+    """`-1` in the shape stands for any number of rows from one upwards."""
+    fits = len(array.shape) == len(shape) and all(
+        have == want or (want == -1 and have >= 1) for have, want in zip(array.shape, shape, strict=True)
+    )
+    if array.dtype != np.float32 or not fits:
         raise ModelLoadError(f"head.npz: {name} is {array.dtype} {array.shape}, expected float32 {shape}")
     checked = np.asarray(array, np.float32)
     if not np.isfinite(checked).all():
