@@ -1,8 +1,9 @@
 """Brings red cells to the size that the detector knows, whatever the camera and the magnification.
 
 One pass over the whole field is the rule. If the red cells it finds are smaller than the detector was trained for, the
-field is read again in overlapping tiles; if they are larger, once more at a smaller scale. A large field in which one
-pass finds hardly any red cell is probed at finer scales first, because cells of a few pixels are not found at all.
+field is read again in overlapping tiles; if they are larger, once more at a smaller scale. A large field in which the
+first pass finds hardly any red cell, or only small ones, is probed at finer scales before: cells of a few pixels are
+not found at all, or several pass for one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ CUT_MARGIN_PX = 2.0
 CUT_COVERED_RATIO = 0.6
 """A cut box that a whole one covers to this share is the same cell."""
 PROBE_ABOVE_RATIO = 2.5
-"""A field whose longer side is this many inputs is probed when hardly a red cell was found."""
+"""A field whose longer side is this many inputs is probed when its red cells seem few or small."""
+AGREE_RATIO = 1.25
+"""Two scales that give diameters within this ratio have seen the same red cells."""
 FRAME_MARGIN_PX = 1.0
 """A box closer than this to the frame's edge is not wholly inside."""
 
@@ -146,8 +149,9 @@ class FieldReader:
         fit = self._spec.input_px / max(height, width)
         low, high = self._spec.rbc_px
         rbc_px = self._rbc_px(found, rgb)
-        if rbc_px is None and max(height, width) >= PROBE_ABOVE_RATIO * self._spec.input_px:
-            rbc_px = self._probe(rgb, fit, meter)
+        doubtful = rbc_px is None or rbc_px * fit < math.sqrt(low * high)
+        if doubtful and max(height, width) >= PROBE_ABOVE_RATIO * self._spec.input_px:
+            rbc_px = self._probe(rgb, rbc_px, meter)
         if rbc_px is not None and rbc_px * fit > high:
             found = self._merged([self._pass(rgb, math.sqrt(low * high) / rbc_px, meter)], meter)
         elif rbc_px is not None and rbc_px * fit < low:
@@ -158,18 +162,27 @@ class FieldReader:
         height, width = rgb.shape[:2]
         return median_rbc_px(found, self._spec, width_px=width, height_px=height, min_count=self._min_red_cells)
 
-    def _probe(self, rgb: ImageRGB, fit: float, meter: _Meter) -> float | None:
-        """Red-cell diameter seen in the middle of the field at finer scales, or None."""
+    def _probe(self, rgb: ImageRGB, rbc_px: float | None, meter: _Meter) -> float | None:
+        """Red-cell diameter by looking at the middle of the field at finer and finer scales.
+
+        Goes on until two scales agree, until red cells of that size would be too large to be seen, or to the camera's
+        own pixels. Without it, a crowd of cells of a few pixels that passes for one large cell would be believed.
+        """
         height, width = rgb.shape[:2]
-        for scale in _finer(fit):
+        for scale in _finer(self._spec.input_px / max(height, width)):
+            if rbc_px is not None and rbc_px * scale > self._spec.rbc_px[1]:
+                break
             side = round(self._spec.input_px / scale)
             x, y = max(0, (width - side) // 2), max(0, (height - side) // 2)
             part = rgb[y : y + side, x : x + side]
-            found = self._merged([self._pass(part, None, meter)], meter)
-            rbc_px = self._rbc_px(found, part)
-            if rbc_px is not None and rbc_px * scale >= self._spec.rbc_px[0]:
-                return rbc_px
-        return None
+            finer_px = self._rbc_px(self._merged([self._pass(part, None, meter)], meter), part)
+            if finer_px is None:
+                continue
+            agreed = rbc_px is not None and max(rbc_px, finer_px) <= AGREE_RATIO * min(rbc_px, finer_px)
+            rbc_px = finer_px
+            if agreed:
+                break
+        return rbc_px
 
     def _tiled(self, rgb: ImageRGB, rbc_px: float, meter: _Meter) -> Candidates:
         height, width = rgb.shape[:2]
