@@ -1,0 +1,158 @@
+"""One SQLite file: opening, checking, transactions. Every error leaves here as one of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge_agent.errors import DeviceFault, StoreDamaged, StoreFault, StoreFull
+from edge_agent.store.schema import MIGRATIONS, SCHEMA_VERSION
+
+BUSY_TIMEOUT_MS = 5000
+_NO_ROOM_BYTES = 1024 * 1024
+
+
+class Database:
+    """One connection behind one lock, for all threads of the process.
+
+    WAL with synchronous=FULL: a committed transaction survives a power cut. A run that did not end with `close` is
+    followed by an integrity check at the next opening.
+
+    Args:
+        path: the file; created with its schema when it is not there (not with `read_only`).
+        read_only: for reports beside a running agent; writes nothing.
+
+    Raises:
+        StoreDamaged: no database of ours, of a newer version, or one that fails its check.
+        StoreFull, StoreFault: the disk.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._read_only = read_only
+        if read_only and not path.is_file():
+            raise StoreFault(f"there is no store {path}: has the agent ever run with this data folder?")
+        try:
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
+            )
+        except (sqlite3.Error, OSError) as exc:
+            raise self._translated(exc) from exc
+        try:
+            self._prepare()
+        except (sqlite3.Error, OSError) as exc:
+            self._connection.close()
+            raise self._translated(exc) from exc
+        except DeviceFault:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        run = self._connection.execute
+        self._connection.row_factory = sqlite3.Row
+        run("PRAGMA foreign_keys = ON")
+        if self._read_only:
+            run("PRAGMA query_only = ON")
+            self._check_version()
+            return
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA journal_size_limit = 16777216")
+        version = self._check_version()
+        for step in MIGRATIONS[version:]:
+            self._connection.executescript(f"BEGIN IMMEDIATE;{step}COMMIT;")
+        run(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if version and self._ended_unclean():
+            verdict = run("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise StoreDamaged(self._damaged(str(verdict)))
+        run("INSERT INTO meta VALUES ('open', '1') ON CONFLICT (key) DO UPDATE SET value = '1'")
+
+    def _check_version(self) -> int:
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise StoreDamaged(
+                f"{self.path} was written by a newer agent (schema {version}, this one knows {SCHEMA_VERSION}): "
+                "install that agent again, or give another data folder"
+            )
+        return version
+
+    def _ended_unclean(self) -> bool:
+        row = self._connection.execute("SELECT value FROM meta WHERE key = 'open'").fetchone()
+        return row is not None and row[0] == "1"
+
+    def _damaged(self, detail: str) -> str:
+        return (
+            f"{self.path} fails its integrity check ({detail}): keep a copy, then move the file away (with its "
+            "-wal and -shm) and start again; what it held and had not been sent is lost"
+        )
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing; committed and on the disk when the block ends.
+
+        Raises:
+            StoreFull, StoreFault, StoreDamaged: nothing of the block was stored.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as exc:
+                raise self._translated(exc) from exc
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """For queries; several of them see the same state because nobody writes meanwhile."""
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as exc:
+                raise self._translated(exc) from exc
+
+    def free_bytes(self) -> int:
+        """Free bytes on the disk under the store."""
+        try:
+            return shutil.disk_usage(self.path.parent).free
+        except OSError as exc:
+            raise StoreFault(f"the disk under {self.path} does not answer: {exc}") from exc
+
+    def limit_pages(self, pages: int) -> None:
+        """Largest size of the file in pages; what a full disk looks like, for tests and drills."""
+        with self._lock:
+            self._connection.execute(f"PRAGMA max_page_count = {pages:d}")
+
+    def close(self) -> None:
+        """Marks a clean end and closes. A full disk cannot keep us from closing: the next start then checks."""
+        with self._lock:
+            if not self._read_only:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("UPDATE meta SET value = '0' WHERE key = 'open'")
+            self._connection.close()
+
+    def _translated(self, exc: Exception) -> DeviceFault:
+        code = (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._no_room()):
+            return StoreFull(f"no room for {self.path}: free some disk space; nothing that was stored is lost")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreDamaged(self._damaged(str(exc)))
+        return StoreFault(f"{self.path} cannot be used ({exc}): check the disk and the folder's permissions")
+
+    def _no_room(self) -> bool:
+        try:
+            return shutil.disk_usage(self.path.parent).free < _NO_ROOM_BYTES
+        except OSError:
+            return False

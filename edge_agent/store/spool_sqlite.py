@@ -1,0 +1,148 @@
+"""The spool's rows inside a transaction: appending within the quotas, taking, deleting."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from edge_agent.store.records import Counter, NewImage, SpoolEvent, SpoolImage, Waiting
+from fleet.contract.base import utc_now_text
+from fleet.contract.codec import decode, encode
+from fleet.contract.http import OpinionContext
+from fleet.contract.messages import Dropped, Event, SeqRange
+
+OVER_QUOTA = "over_quota"
+_EVICTED_RATIO = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """What the spool may hold."""
+
+    rows: int
+    image_bytes: int
+
+
+@dataclass(slots=True)
+class Numbering:
+    """The boot and its next sequence number; goes back when the transaction does."""
+
+    boot: int
+    seq: int = 0
+
+
+def count(connection: sqlite3.Connection, name: Counter, by: int = 1) -> None:
+    """Adds to a lasting counter."""
+    if by:
+        connection.execute(
+            "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+            (name.value, by),
+        )
+
+
+def append_event(connection: sqlite3.Connection, numbering: Numbering, event: Event, now: datetime) -> None:
+    """Gives an event its number and stores it."""
+    numbered = event.model_copy(update={"boot": numbering.boot, "seq": numbering.seq})
+    payload = encode(numbered).decode()
+    connection.execute(
+        "INSERT INTO spool (kind, boot, seq, event_kind, payload, size_bytes, created_at)"
+        " VALUES ('event', ?, ?, ?, ?, ?, ?)",
+        (numbering.boot, numbering.seq, event.kind, payload, len(payload), utc_now_text(now)),
+    )
+    numbering.seq += 1
+
+
+def append_image(connection: sqlite3.Connection, numbering: Numbering, image: NewImage, now: datetime) -> None:
+    """Stores a picture with its context. It takes a number too, so that every row of the spool has one."""
+    connection.execute(
+        "INSERT INTO spool (kind, boot, seq, capture_id, payload, image, size_bytes, created_at)"
+        " VALUES ('image', ?, ?, ?, ?, ?, ?, ?)",
+        (
+            numbering.boot,
+            numbering.seq,
+            image.context.capture_id,
+            encode(image.context).decode(),
+            image.jpeg,
+            len(image.jpeg),
+            utc_now_text(now),
+        ),
+    )
+    numbering.seq += 1
+
+
+def enforce(connection: sqlite3.Connection, numbering: Numbering, quotas: Quotas, now: datetime) -> tuple[int, int]:
+    """Gives up the oldest rows over the quotas, counts them and tells the cloud of it.
+
+    Several go at once, so that a full spool does not tell of each single row. The telling itself is never given up.
+
+    Returns:
+        Results and pictures given up.
+    """
+    held = waiting(connection)
+    results = images = 0
+    if held.events > quotas.rows:
+        surplus = held.events - quotas.rows + max(1, int(quotas.rows * _EVICTED_RATIO))
+        results = connection.execute(
+            "DELETE FROM spool WHERE id IN"
+            " (SELECT id FROM spool WHERE kind = 'event' AND event_kind != 'dropped' ORDER BY id LIMIT ?)",
+            (surplus,),
+        ).rowcount
+    if held.image_bytes > quotas.image_bytes:
+        images = _evict_images(connection, held.image_bytes - int(quotas.image_bytes * (1 - _EVICTED_RATIO)))
+    if results or images:
+        count(connection, Counter.RESULTS_DROPPED, results)
+        count(connection, Counter.IMAGES_DROPPED, images)
+        told = Dropped(boot=0, seq=0, dropped_at=now, reason=OVER_QUOTA, results=results, images=images)
+        append_event(connection, numbering, told, now)
+    return results, images
+
+
+def _evict_images(connection: sqlite3.Connection, surplus_bytes: int) -> int:
+    gone: list[int] = []
+    for row in connection.execute("SELECT id, size_bytes FROM spool WHERE kind = 'image' ORDER BY id"):
+        if surplus_bytes <= 0:
+            break
+        gone.append(row["id"])
+        surplus_bytes -= row["size_bytes"]
+    connection.executemany("DELETE FROM spool WHERE id = ?", [(row_id,) for row_id in gone])
+    return len(gone)
+
+
+def waiting(connection: sqlite3.Connection) -> Waiting:
+    """How much waits."""
+    rows = connection.execute("SELECT kind, COUNT(*), SUM(size_bytes) FROM spool GROUP BY kind").fetchall()
+    found = {row[0]: (int(row[1]), int(row[2])) for row in rows}
+    events, images = found.get("event", (0, 0)), found.get("image", (0, 0))
+    return Waiting(events=events[0], images=images[0], image_bytes=images[1])
+
+
+def take_events(connection: sqlite3.Connection, *, after: int, limit: int) -> list[SpoolEvent]:
+    """The oldest events behind a row, at most `limit`."""
+    rows = connection.execute(
+        "SELECT id, boot, seq, payload FROM spool WHERE kind = 'event' AND id > ? ORDER BY id LIMIT ?", (after, limit)
+    )
+    return [SpoolEvent(row["id"], row["boot"], row["seq"], row["payload"]) for row in rows]
+
+
+def delete_events(connection: sqlite3.Connection, ranges: Iterable[SeqRange]) -> int:
+    """Deletes acknowledged events; numbers that are not there (acknowledged twice) do nothing. Returns the rows."""
+    gone = 0
+    for part in ranges:
+        gone += connection.execute(
+            "DELETE FROM spool WHERE kind = 'event' AND boot = ? AND seq BETWEEN ? AND ?",
+            (part.boot, part.first, part.last),
+        ).rowcount
+    return gone
+
+
+def next_image(connection: sqlite3.Connection, *, excluding: Iterable[int]) -> SpoolImage | None:
+    """The oldest picture that is not among `excluding` (rows that were refused or are being sent)."""
+    barred = set(excluding)
+    for row in connection.execute("SELECT id FROM spool WHERE kind = 'image' ORDER BY id"):
+        if row["id"] not in barred:
+            full = connection.execute("SELECT * FROM spool WHERE id = ?", (row["id"],)).fetchone()
+            context = decode(OpinionContext, full["payload"].encode())
+            return SpoolImage(full["id"], full["capture_id"], bytes(full["image"]), context, full["attempts"])
+    return None

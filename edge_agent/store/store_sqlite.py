@@ -1,0 +1,286 @@
+"""The agent's store: fields, slides, opinions, counters and the spool, one transaction a field."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from edge_agent.slides.naming import free_name, pseudonym
+from edge_agent.store.database_sqlite import Database
+from edge_agent.store.opinions_sqlite import put_opinion, put_short_opinion
+from edge_agent.store.reads_sqlite import slide_totals
+from edge_agent.store.records import Counter, NewField, SlideTotals, SpoolEvent, SpoolImage, Waiting
+from edge_agent.store.spool_sqlite import (
+    Numbering,
+    Quotas,
+    append_event,
+    append_image,
+    count,
+    delete_events,
+    enforce,
+    next_image,
+    take_events,
+    waiting,
+)
+from fleet.contract.base import utc_now_text
+from fleet.contract.cells import Decision, DetectionWire
+from fleet.contract.http import SecondOpinion
+from fleet.contract.messages import Alarm, Dropped, Event, OpinionReady, SeqRange, SlideResult
+
+FILE_NAME = "edge.sqlite3"
+REFUSED = "refused"
+
+
+class Store:
+    """Everything the agent keeps. Safe to use from several threads.
+
+    Opening it counts a boot: (boot, seq) then names every row of the spool for good.
+
+    Args:
+        folder: the agent's data folder.
+        quotas: what the spool may hold.
+
+    Raises:
+        StoreDamaged, StoreFull, StoreFault: see `Database`; by every method as well.
+    """
+
+    def __init__(self, folder: Path, quotas: Quotas) -> None:
+        self.database = Database(folder / FILE_NAME)
+        self._quotas = quotas
+        try:
+            with self.database.transaction() as connection:
+                self._salt = _kept(connection, "salt", secrets.token_hex(16)).encode()
+                self.instance = _kept(connection, "instance", secrets.token_hex(8))
+                boot = int(_kept(connection, "boot", "0")) + 1
+                _put(connection, "boot", str(boot))
+        except BaseException:
+            self.database.close()
+            raise
+        self._numbering = Numbering(boot)
+
+    @property
+    def boot(self) -> int:
+        """How often this store has been opened; 1 at the first time."""
+        return self._numbering.boot
+
+    def close(self) -> None:
+        """Ends cleanly."""
+        self.database.close()
+
+    def record_field(self, field: NewField, *, now: datetime) -> bool:
+        """Stores a field, its cells, the slide's counts and its rows of the spool, all or nothing.
+
+        Returns:
+            False for a field of a replayable source that the slide already has: counted as repeated, nothing else.
+        """
+        with self._writing() as connection:
+            if field.replayable and _known(connection, field):
+                count(connection, Counter.FIELDS_REPEATED)
+                return False
+            field_id = _insert_field(connection, field)
+            _insert_detections(connection, field_id, field)
+            _count_on_slide(connection, field)
+            append_event(connection, self._numbering, field.result, now)
+            if field.image is not None:
+                append_image(connection, self._numbering, field.image, now)
+            enforce(connection, self._numbering, self._quotas, now)
+        return True
+
+    def append(self, event: Event, *, now: datetime) -> None:
+        """Stores an event that belongs to no field (an alarm)."""
+        with self._writing() as connection:
+            append_event(connection, self._numbering, event, now)
+            enforce(connection, self._numbering, self._quotas, now)
+
+    def open_slide(self, name: str, *, target_white_cells: int, now: datetime) -> SlideTotals:
+        """The open slide; without one opens `name` (or `name-2`, ... when that was closed before)."""
+        with self._writing() as connection:
+            row = connection.execute("SELECT id FROM slides WHERE closed_at IS NULL").fetchone()
+            if row is None:
+                taken = {str(r[0]) for r in connection.execute("SELECT name FROM slides")}
+                free = free_name(name, taken)
+                row = connection.execute(
+                    "INSERT INTO slides (name, pseudonym, opened_at, target_white_cells) VALUES (?, ?, ?, ?)"
+                    " RETURNING id",
+                    (free, pseudonym(free, salt=self._salt), utc_now_text(now), target_white_cells),
+                ).fetchone()
+            return slide_totals(connection, int(row[0]))
+
+    def close_slide(self, slide_id: int, result: SlideResult, *, now: datetime) -> bool:
+        """Closes a slide and spools its result; False when it was closed before."""
+        with self._writing() as connection:
+            closed = connection.execute(
+                "UPDATE slides SET closed_at = ? WHERE id = ? AND closed_at IS NULL", (utc_now_text(now), slide_id)
+            ).rowcount
+            if closed:
+                append_event(connection, self._numbering, result, now)
+                enforce(connection, self._numbering, self._quotas, now)
+        return bool(closed)
+
+    def waiting(self) -> Waiting:
+        """How much the spool holds."""
+        with self.database.reading() as connection:
+            return waiting(connection)
+
+    def take_events(self, *, after: int, limit: int) -> list[SpoolEvent]:
+        """Oldest results behind a row; they stay until they are acknowledged."""
+        with self.database.reading() as connection:
+            return take_events(connection, after=after, limit=limit)
+
+    def acknowledge(self, ranges: tuple[SeqRange, ...], rejected: tuple[SeqRange, ...]) -> int:
+        """Deletes what the cloud has committed, and counts what it has dead-lettered. Returns the rows."""
+        with self._writing() as connection:
+            sent, refused = delete_events(connection, ranges), delete_events(connection, rejected)
+            count(connection, Counter.RESULTS_SENT, sent)
+            count(connection, Counter.RESULTS_REJECTED, refused)
+            return sent + refused
+
+    def next_image(self, *, excluding: tuple[int, ...] = ()) -> SpoolImage | None:
+        """Oldest picture waiting for its opinion."""
+        with self.database.reading() as connection:
+            return next_image(connection, excluding=excluding)
+
+    def note_attempt(self, row_id: int, *, https_bytes: int) -> None:
+        """Counts an attempt and its bytes before they leave: a kill in between must not hide them."""
+        with self._writing() as connection:
+            connection.execute("UPDATE spool SET attempts = attempts + 1 WHERE id = ?", (row_id,))
+            count(connection, Counter.HTTPS_BYTES, https_bytes)
+
+    def answer(self, opinion: SecondOpinion, *, row_id: int | None, now: datetime) -> None:
+        """Stores a second opinion and, in the same transaction, lets go of its picture (`row_id`, if any)."""
+        with self._writing() as connection:
+            put_opinion(connection, opinion, now)
+            if row_id is not None:
+                gone = connection.execute("DELETE FROM spool WHERE id = ?", (row_id,)).rowcount
+                count(connection, Counter.IMAGES_SENT, gone)
+
+    def announce(self, message: OpinionReady, *, now: datetime) -> bool:
+        """Stores an opinion as `down/opinion` tells it in short. True when the whole of it should be fetched."""
+        with self._writing() as connection:
+            return put_short_opinion(connection, message, now)
+
+    def refuse_image(self, row_id: int, reason: str, *, now: datetime) -> None:
+        """Gives up a picture that the cloud will never take; counted and told."""
+        with self._writing() as connection:
+            if connection.execute("DELETE FROM spool WHERE id = ?", (row_id,)).rowcount:
+                count(connection, Counter.IMAGES_REFUSED)
+                count(connection, Counter.IMAGES_DROPPED)
+                told = Dropped(boot=0, seq=0, dropped_at=now, reason=f"{REFUSED}:{reason}"[:64], results=0, images=1)
+                append_event(connection, self._numbering, told, now)
+
+    def alarm(self, alarm: Alarm, *, now: datetime) -> None:
+        """Spools an alarm."""
+        self.append(alarm, now=now)
+
+    def count(self, name: Counter, by: int) -> None:
+        """Adds to a lasting counter."""
+        with self._writing() as connection:
+            count(connection, name, by)
+
+    def remember(self, key: str, value: str) -> None:
+        """Keeps a text under a key."""
+        with self._writing() as connection:
+            _put(connection, f"kept.{key}", value)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction whose sequence numbers go back with it: a number is used once, by a row that was committed."""
+        with self.database.transaction() as connection:
+            seq = self._numbering.seq
+            try:
+                yield connection
+            except BaseException:
+                self._numbering.seq = seq
+                raise
+
+
+def _kept(connection: sqlite3.Connection, key: str, default: str) -> str:
+    connection.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO NOTHING", (key, default))
+    return str(connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
+
+
+def _put(connection: sqlite3.Connection, key: str, value: str) -> None:
+    connection.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+    )
+
+
+def _known(connection: sqlite3.Connection, field: NewField) -> bool:
+    return (
+        connection.execute(
+            "SELECT 1 FROM fields WHERE slide_id = ? AND source = ? AND source_ref = ? AND replayable = 1",
+            (field.slide_id, field.source, field.source_ref),
+        ).fetchone()
+        is not None
+    )
+
+
+def _insert_field(connection: sqlite3.Connection, field: NewField) -> int:
+    result = field.result
+    row = connection.execute(
+        "INSERT INTO fields (capture_id, source, source_ref, replayable, slide_id, captured_at, decision, reasons,"
+        " sampled, latency_ms, focus, rbc_diameter_px, um_per_px, width_px, height_px, counts, model, image_sha256)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            result.capture_id,
+            field.source,
+            field.source_ref,
+            field.replayable,
+            field.slide_id,
+            utc_now_text(result.captured_at),
+            result.decision.value,
+            json.dumps(result.reasons),
+            field.sampled.value,
+            result.latency_ms,
+            result.focus,
+            result.rbc_diameter_px,
+            field.um_per_px,
+            field.width_px,
+            field.height_px,
+            result.counts.model_dump_json(),
+            result.model,
+            result.image_sha256,
+        ),
+    ).fetchone()
+    return int(row[0])
+
+
+def _insert_detections(connection: sqlite3.Connection, field_id: int, field: NewField) -> None:
+    connection.executemany(
+        "INSERT INTO detections (field_id, x, y, width, height, cls, score, counted, cell_type, label, probability,"
+        " crop) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (field_id, *cell.bbox, cell.cls.value, cell.score, cell.counted, *_type(cell), field.crops.get(index))
+            for index, cell in enumerate(field.detections)
+        ],
+    )
+
+
+def _type(cell: DetectionWire) -> tuple[str | None, str | None, float | None]:
+    kind = cell.cell_type
+    if kind is None:
+        return None, None, None
+    return kind.model_dump_json(), kind.label, max(kind.probabilities.values(), default=0.0)
+
+
+def _count_on_slide(connection: sqlite3.Connection, field: NewField) -> None:
+    """Withheld fields are counted as fields only: their cells are in no result."""
+    counts, withheld = field.result.counts, field.result.decision is Decision.WITHHELD
+    uncertain = field.result.decision is Decision.UNCERTAIN
+    rbc, platelets = (0, 0) if withheld else (counts.rbc, counts.platelets)
+    connection.execute(
+        "UPDATE slides SET fields = fields + 1, withheld = withheld + ?, uncertain = uncertain + ?, rbc = rbc + ?,"
+        " platelets = platelets + ?, platelets_squared = platelets_squared + ? WHERE id = ?",
+        (withheld, uncertain, rbc, platelets, platelets * platelets, field.slide_id),
+    )
+    if not withheld:
+        connection.executemany(
+            "INSERT INTO slide_white_cells VALUES (?, ?, ?)"
+            " ON CONFLICT (slide_id, label) DO UPDATE SET cells = cells + excluded.cells",
+            [(field.slide_id, label, cells) for label, cells in counts.white_cells.items() if cells],
+        )
