@@ -1,0 +1,5 @@
+"""`python -m fleet` is `ahs-fleet`."""
+
+from fleet.cli import app
+
+app(prog_name="ahs-fleet")

@@ -1,0 +1,298 @@
+"""`make demo`: the loop from a frame to a second opinion, on this machine, shown or proven.
+
+Without `once` the system runs until Ctrl-C and prints where to look. With `once` two agents read a bounded number of
+fields, everything is delivered, and each step is checked against what the parts themselves recorded.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fleet.client import CloudClient
+from fleet.client.errors import ClientError
+from fleet.contract.http import FieldRow, SecondOpinion
+from fleet.contract.messages import OpinionState
+from fleet.contract.report import AgentReport
+from fleet.local.errors import SourceUnusable, StartError
+from fleet.local.score import read_journal, score_report
+from fleet.local.summary import RESEARCH_USE, AgentSummary, DemoSummary, Step, print_summary
+from fleet.local.system import SIMULATED, Agent, LocalSystem, Sections
+
+DEVICES = ("bench-1", "bench-2")
+FIRST_SEED = 7
+DEMO_FIELDS_PER_S = 2.0
+MIN_F1 = 0.9
+RUN_TIMEOUT_S = 600.0
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What a person asked for."""
+
+    source: str | None = None
+    once: bool = False
+    fields: int = 40
+    summary: Path = Path("demo-summary.json")
+    keep: Path | None = None
+    embedded_broker: bool | None = None
+
+
+def run_demo(options: DemoOptions, console: Console) -> bool:
+    """Runs the demo; whether all that was promised really happened. LocalError says what to do."""
+    started = time.monotonic()
+    sources = [source_of(options, number) for number in range(len(DEVICES))]
+    with _folder(options) as folder, LocalSystem(folder, embedded_broker=options.embedded_broker) as system:
+        try:
+            _start(system, options, sources, console)
+            if not options.once:
+                _show(system, console)
+                return True
+            _run_to_the_end(system, options, console)
+            summary = summarise(system, options, duration_s=time.monotonic() - started)
+        except StartError:
+            _show_logs(system, console)
+            raise
+        options.summary.write_text(summary.to_json())
+        print_summary(summary, console)
+        console.print(f"written: {options.summary}")
+        if not summary.passed:
+            _show_logs(system, console)
+        return summary.passed
+
+
+def source_of(options: DemoOptions, number: int) -> Sections:
+    """Sections of an agent's configuration for its picture source.
+
+    Raises:
+        SourceUnusable: a folder or file that is not there.
+    """
+    source = options.source
+    if source and source.isdecimal() and number > 0:
+        source = None  # a camera can be opened once only: the other agents use the simulated microscope
+    if not source:
+        simulated: dict[str, Any] = {"seed": FIRST_SEED + number}
+        document: dict[str, Any] = {"spec": SIMULATED, "simulated": simulated}
+        if not options.once:
+            document["fields_per_s"] = DEMO_FIELDS_PER_S
+        return {"source": document}
+    if source.isdecimal() or "://" in source:
+        return {"source": {"spec": source}}
+    path = Path(source).expanduser().resolve()
+    if not path.exists():
+        raise SourceUnusable(f"SOURCE={options.source}: there is no such folder or file. {SOURCE_HELP}")
+    if path.is_dir() and not any(path.iterdir()):
+        raise SourceUnusable(f"SOURCE={options.source}: the folder is empty. {SOURCE_HELP}")
+    document = {"spec": str(path)}
+    if not options.once:
+        document["fields_per_s"] = DEMO_FIELDS_PER_S
+    return {"source": document}
+
+
+SOURCE_HELP = "Give a folder of pictures, a video, a stream (http:// or rtsp://) or a camera's number."
+
+
+@contextmanager
+def _folder(options: DemoOptions) -> Iterator[Path]:
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        yield options.keep
+        return
+    folder = Path(tempfile.mkdtemp(prefix="ahs-demo-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(system: LocalSystem, options: DemoOptions, sources: list[Sections], console: Console) -> None:
+    with console.status("starting the cloud") as status:
+        system.start_cloud()
+        for device, source in zip(DEVICES, sources, strict=True):
+            system.add_agent(device, _agent_settings(options, source, device))
+        status.update("starting the broker")
+        system.start_broker()
+        status.update("starting the agents")
+        for agent in system.agents.values():
+            system.start_agent(agent, wait=not options.once)
+    console.print(f"broker   127.0.0.1:{system.broker.port}  {system.broker.name}")
+    console.print(f"cloud    {system.cloud_url}/   (API documentation: {system.cloud_url}/docs)")
+    for agent in system.agents.values():
+        console.print(f"{agent.device}  {agent.console_url}")
+
+
+def _agent_settings(options: DemoOptions, source: Sections, device: str) -> Sections:
+    settings: Sections = {
+        **source,
+        "sampling": {"per_hour": 600},
+        "slide": {"name": f"demo-{device}"},
+        "inference": {"threads": 1},
+    }
+    if options.once:
+        settings["run"] = {
+            "stop_after_fields": options.fields,
+            "exit_when_drained": True,
+            "drain_timeout_s": 180.0,
+        }
+        settings["slide"]["target_white_cells"] = 10_000
+    return settings
+
+
+def _show(system: LocalSystem, console: Console) -> None:
+    console.print(f"\nsign in to the cloud's console with this token: [bold]{system.admin_token}[/]", soft_wrap=True)
+    console.print(f"{RESEARCH_USE}\nCtrl-C stops everything and leaves nothing behind.")
+    try:
+        while True:
+            time.sleep(POLL_S)
+            for agent in system.agents.values():
+                part = agent.part
+                if part is not None and (code := part.exit_code()) not in (None, 0):
+                    raise StartError(f"{agent.device} ended with code {code}.\n{part.log_tail()}")
+            if (code := system.cloud.exit_code()) is not None:
+                raise StartError(f"the cloud ended with code {code}.\n{system.cloud.log_tail()}")
+    except KeyboardInterrupt:
+        console.print("\nstopping")
+
+
+def _run_to_the_end(system: LocalSystem, options: DemoOptions, console: Console) -> None:
+    """Waits for the agents' end and shows the fields that the cloud has committed meanwhile."""
+    deadline = time.monotonic() + RUN_TIMEOUT_S
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress, system.client() as client:
+        tasks = {a: progress.add_task(f"{a}: fields in the cloud", total=options.fields) for a in system.agents}
+        while time.monotonic() < deadline:
+            for device, count in _committed(client).items():
+                if device in tasks:
+                    progress.update(tasks[device], completed=count)
+            codes = [agent.part.exit_code() for agent in system.agents.values() if agent.part is not None]
+            if all(code is not None for code in codes):
+                for device, count in _committed(client).items():
+                    progress.update(tasks[device], completed=count)
+                return
+            time.sleep(POLL_S)
+    raise StartError(f"the agents had not finished after {RUN_TIMEOUT_S:.0f} s")
+
+
+def _committed(client: CloudClient) -> dict[str, int]:
+    """Device -> fields; empty while the cloud is too busy to say."""
+    try:
+        return {row.device: row.fields for row in client.list_devices().items}
+    except ClientError:
+        return {}
+
+
+def summarise(system: LocalSystem, options: DemoOptions, *, duration_s: float) -> DemoSummary:
+    """Reads what agents, simulator and cloud recorded, each for itself, and holds them against each other."""
+    reports = {device: system.report(agent) for device, agent in system.agents.items()}
+    with system.client() as client:
+        rows = {device: list(_all_fields(client, device)) for device in reports}
+        opinions = list(_all_opinions(client))
+    agents = tuple(_agent_summary(system.agents[device], report) for device, report in reports.items())
+    model = next(iter(reports.values())).model
+    return DemoSummary(
+        source=options.source or "simulated microscope",
+        broker=system.broker.name,
+        duration_s=round(duration_s, 1),
+        edge_model=f"{model.name} {model.version}",
+        opinion_model=f"{opinions[0].model.name} {opinions[0].model.version}" if opinions else "",
+        opinion_latency_ms_median=statistics.median(o.latency_ms for o in opinions) if opinions else None,
+        agents=agents,
+        steps=tuple(_steps(system, options, reports, agents, rows, opinions)),
+    )
+
+
+def _agent_summary(agent: Agent, report: AgentReport) -> AgentSummary:
+    latencies = sorted(field.latency_ms for field in report.fields) or [0.0]
+    white: Counter[str] = Counter()
+    shares: dict[str, tuple[float, float, float]] = {}
+    for slide in report.slides:
+        white.update(slide.white_cells)
+        shares = slide.shares
+    return AgentSummary(
+        device=agent.device,
+        fields=len(report.fields),
+        decisions=dict(Counter(field.decision.value for field in report.fields)),
+        rbc=sum(slide.rbc for slide in report.slides),
+        platelets=sum(slide.platelets for slide in report.slides),
+        white_cells=dict(white),
+        shares=shares,
+        uncertain_sent=report.uncertain_sent,
+        uncertain_answered=len(report.opinions),
+        bytes_mqtt=report.sent_bytes.mqtt,
+        bytes_https=report.sent_bytes.https,
+        latency_ms_median=round(statistics.median(latencies), 2),
+        latency_ms_p95=round(latencies[min(len(latencies) - 1, int(0.95 * len(latencies)))], 2),
+        truth=score_report(report, read_journal(agent.journal)) if agent.journal.exists() else None,
+    )
+
+
+def _steps(
+    system: LocalSystem,
+    options: DemoOptions,
+    reports: dict[str, AgentReport],
+    agents: tuple[AgentSummary, ...],
+    rows: dict[str, list[FieldRow]],
+    opinions: list[SecondOpinion],
+) -> Iterator[Step]:
+    fields = min(agent.fields for agent in agents)
+    yield _step("each agent read its fields", fields >= options.fields, fields, f"≥ {options.fields}")
+    codes = [agent.part.exit_code() for agent in system.agents.values() if agent.part is not None]
+    yield _step("each agent delivered everything and ended well", not any(codes), codes, "exit code 0")
+    same = all(
+        [row.capture_id for row in rows[device]] == [field.capture_id for field in report.fields]
+        for device, report in reports.items()
+    )
+    yield _step("the cloud holds each field once", same, sum(map(len, rows.values())), "the agents' own list")
+    answered = [o for o in opinions if o.state in (OpinionState.ANSWERED, OpinionState.PENDING_REVIEW)]
+    yield _step("uncertain images answered by the larger model", bool(answered), len(answered), "≥ 1")
+    known = {opinion.opinion for report in reports.values() for opinion in report.opinions}
+    arrived = sum(opinion.id in known for opinion in answered)
+    yield _step("answers reached the devices", 0 < arrived == len(answered), arrived, f"all {len(answered)}")
+    judged = [agent.truth for agent in agents if agent.truth is not None]
+    if judged:
+        for cls in ("RBC", "WBC"):
+            worst = min(truth.f1[cls] for truth in judged)
+            yield _step(f"detections agree with the truth, F1 {cls}", worst >= MIN_F1, f"{worst:.3f}", f"≥ {MIN_F1}")
+        covered = sum(truth.limits_cover for truth in judged)
+        yield _step("the limits cover the true differential", covered == len(judged), covered, f"{len(judged)} slides")
+
+
+def _step(name: str, passed: bool, figure: object, limit: str) -> Step:
+    return Step(name=name, passed=passed, figure=str(figure), limit=limit)
+
+
+def _all_fields(client: CloudClient, device: str) -> Iterator[FieldRow]:
+    cursor = None
+    while True:
+        page = client.list_fields(device, cursor=cursor)
+        yield from page.items
+        if (cursor := page.next_cursor) is None:
+            return
+
+
+def _all_opinions(client: CloudClient) -> Iterator[SecondOpinion]:
+    cursor = None
+    while True:
+        page = client.list_opinions(cursor=cursor)
+        yield from (client.get_opinion(row.id) for row in page.items)
+        if (cursor := page.next_cursor) is None:
+            return
+
+
+def _show_logs(system: LocalSystem, console: Console) -> None:
+    for agent in system.agents.values():
+        if agent.part is not None:
+            console.print(agent.part.log_tail(), markup=False, highlight=False)
+    console.print(system.cloud.log_tail(), markup=False, highlight=False)

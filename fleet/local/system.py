@@ -1,0 +1,250 @@
+"""The whole system on one machine: broker, cloud and agents, each a process of its own below one folder.
+
+Order of a start: cloud (works without a broker) -> devices registered over REST -> broker with their accounts ->
+agents. Keys and tokens are made at the start and live in the folder, readable by this user alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import yaml
+
+from fleet.client import CloudClient
+from fleet.client.errors import ClientError
+from fleet.contract.http import DeviceCreate
+from fleet.contract.report import AgentReport
+from fleet.local.broker import CLOUD_USER, LocalBroker
+from fleet.local.errors import StartError
+from fleet.local.processes import Part, free_port
+
+SITE = "demo-lab"
+SIMULATED = "sim"
+CLOUD_START_TIMEOUT_S = 90.0
+AGENT_START_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 120.0
+
+Sections = dict[str, dict[str, Any]]
+
+
+@dataclass
+class Agent:
+    """One agent of the local system."""
+
+    device: str
+    folder: Path
+    console_port: int
+    part: Part | None = None
+    token: str = ""
+
+    @property
+    def config(self) -> Path:
+        """Its YAML file."""
+        return self.folder / "edge.yaml"
+
+    @property
+    def journal(self) -> Path:
+        """The simulated microscope's own record."""
+        return self.folder / "journal.jsonl"
+
+    @property
+    def console_url(self) -> str:
+        """Address of its page."""
+        return f"http://127.0.0.1:{self.console_port}/"
+
+
+@dataclass
+class LocalSystem:
+    """Broker, cloud and agents. Use as a context manager: leaving it stops every process.
+
+    Args:
+        folder: where everything lives; made when absent.
+        embedded_broker: True forces the embedded broker, None takes Mosquitto when it is there.
+        cloud_settings: sections of the cloud's YAML over the defaults of a local run.
+    """
+
+    folder: Path
+    embedded_broker: bool | None = None
+    cloud_settings: Sections = field(default_factory=dict)
+    agents: dict[str, Agent] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder = self.folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        self.broker = LocalBroker(self.folder / "broker", embedded=self.embedded_broker)
+        self.cloud_port = free_port()
+        self.admin_token = ""
+        self._cloud_password = secrets.token_urlsafe(24)
+        self._cloud: Part | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- cloud ---------------------------------------------------------------------------------------------------
+
+    @property
+    def cloud_url(self) -> str:
+        """Address of the cloud: REST and console."""
+        return f"http://127.0.0.1:{self.cloud_port}"
+
+    @property
+    def cloud(self) -> Part:
+        """The cloud's process; StartError before `start_cloud`."""
+        if self._cloud is None:
+            raise StartError("the cloud was not started")
+        return self._cloud
+
+    def client(self) -> CloudClient:
+        """A client with the administrator's token."""
+        return CloudClient(self.cloud_url, self.admin_token)
+
+    def start_cloud(self) -> None:
+        """Writes the configuration, makes the first token and waits until the cloud answers."""
+        config = self.folder / "cloud.yaml"
+        password = _secret_file(self.folder / "cloud-broker-password", self._cloud_password)
+        _write_yaml(
+            config,
+            _merged(
+                {
+                    "data_dir": str(self.folder / "cloud"),
+                    "http": {"port": self.cloud_port},
+                    "broker": {
+                        "host": self.broker.host,
+                        "port": self.broker.port,
+                        "user": CLOUD_USER,
+                        "password_file": str(password),
+                        "shared_subscription": self.broker.supports_sessions,
+                    },
+                    "worker": {"max_backoff_s": 1.0, "status_port": None},
+                    "opinions": {"threads": 1},
+                    "log": {"format": "json"},
+                },
+                self.cloud_settings,
+            ),
+        )
+        if not self.admin_token:
+            self.admin_token = _run_module(
+                "cloud", "token", "create", "--config", str(config), "--role", "admin", "--site", SITE, "--name", "demo"
+            ).strip()
+        self._cloud = Part.python("cloud", "cloud", "all", "--config", str(config), log=self.folder / "cloud.log")
+        self.restart_cloud()
+
+    def restart_cloud(self) -> None:
+        """Starts the configured cloud (again) and waits until it answers."""
+        self.cloud.start().wait_until(self._cloud_answers, timeout_s=CLOUD_START_TIMEOUT_S)
+
+    def _cloud_answers(self) -> bool:
+        with contextlib.suppress(ClientError), CloudClient(self.cloud_url, None, timeout_s=2.0) as client:
+            client.health()
+            return True
+        return False
+
+    # -- broker --------------------------------------------------------------------------------------------------
+
+    def start_broker(self) -> None:
+        """Starts the broker with an account for the cloud and for each device that was added."""
+        accounts = {CLOUD_USER: self._cloud_password} | {a.device: a.token for a in self.agents.values()}
+        self.broker.start(accounts)
+
+    # -- agents --------------------------------------------------------------------------------------------------
+
+    def add_agent(self, device: str, settings: Sections) -> Agent:
+        """Registers a device over REST and writes its configuration; the broker must not be running yet.
+
+        A simulated microscope gets its journal in the agent's folder.
+        """
+        folder = self.folder / device
+        folder.mkdir(exist_ok=True)
+        agent = Agent(device=device, folder=folder, console_port=free_port())
+        source = dict(settings.get("source", {}))
+        if source.get("spec") == SIMULATED:
+            source["simulated"] = {**source.get("simulated", {}), "journal": str(agent.journal)}
+            settings = {**settings, "source": source}
+        with self.client() as client:
+            agent.token = client.create_device(DeviceCreate(device=device, site=SITE, label=device)).token
+        token = str(_secret_file(folder / "token", agent.token))
+        base: dict[str, Any] = {
+            "device": {"id": device, "site": SITE},
+            "data_dir": str(folder / "data"),
+            "mqtt": {"host": self.broker.host, "port": self.broker.port, "tls": False, "token_file": token},
+            "cloud": {"url": self.cloud_url, "token_file": token, "catch_up_s": 2.0},
+            "console": {"port": agent.console_port},
+        }
+        _write_yaml(agent.config, _merged(base, settings))
+        agent.part = Part.python(device, "edge_agent", "run", "--config", str(agent.config), log=folder / "agent.log")
+        self.agents[device] = agent
+        return agent
+
+    def start_agent(self, agent: Agent, *, wait: bool = True) -> Part:
+        """Starts the agent (again); waits until its page answers or a short run has already ended well."""
+        if agent.part is None:
+            raise StartError(f"{agent.device} was not added")
+        part = agent.part.start()
+        if wait:
+            part.wait_until(lambda: _answers(agent.console_url + "healthz"), timeout_s=AGENT_START_TIMEOUT_S)
+        return part
+
+    def report(self, agent: Agent) -> AgentReport:
+        """What the agent has stored, by its own `export` command."""
+        out = agent.folder / "report.json"
+        _run_module("edge_agent", "export", "--config", str(agent.config), "--out", str(out))
+        return AgentReport.model_validate_json(out.read_bytes())
+
+    def stop(self) -> None:
+        """Stops agents, cloud and broker, in this order."""
+        for agent in self.agents.values():
+            if agent.part is not None:
+                agent.part.stop()
+        if self._cloud is not None:
+            self._cloud.stop()
+        self.broker.stop()
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=1.0).status_code < 600
+    return False
+
+
+def _run_module(*argv: str) -> str:
+    """Runs `python -m ...` to its end; its standard output. StartError with what it said on standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", *argv], capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT_S
+    )
+    if done.returncode:
+        raise StartError(f"`{' '.join(argv[:3])}` ended with code {done.returncode}:\n{done.stderr.strip()}")
+    return done.stdout
+
+
+def _merged(base: dict[str, Any], over: Sections) -> dict[str, Any]:
+    """Section by section, the second wins; a section may also be a plain value."""
+    result = dict(base)
+    for section, values in over.items():
+        known = result.get(section)
+        result[section] = {**known, **values} if isinstance(known, dict) and isinstance(values, dict) else values
+    return result
+
+
+def _write_yaml(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def _secret_file(path: Path, secret: str) -> Path:
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(secret)
+    return path
