@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from fleet.contract import topics
 from fleet.local.broker import CLOUD_USER, LocalBroker
@@ -23,7 +25,7 @@ class Heard:
         self.connected = threading.Event()
         self.marked = threading.Event()
         self.code = ""
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=user, protocol=mqtt.MQTTv5)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=user, protocol=mqtt.MQTTv5)
         self._client.username_pw_set(user, password)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
@@ -31,11 +33,11 @@ class Heard:
         self._client.loop_start()
         assert self.connected.wait(10)
 
-    def _on_connect(self, _c, _u, _f, reason, _p) -> None:
+    def _on_connect(self, _c: object, _u: object, _f: object, reason: object, _p: object) -> None:
         self.code = str(reason)
         self.connected.set()
 
-    def _on_message(self, _c, _u, message) -> None:
+    def _on_message(self, _c: object, _u: object, message: mqtt.MQTTMessage) -> None:
         self.messages.append(message.topic)
         if message.topic.endswith("/mark"):
             self.marked.set()
@@ -52,7 +54,7 @@ class Heard:
 
 
 @pytest.fixture
-def broker(tmp_path: Path):
+def broker(tmp_path: Path) -> Iterator[LocalBroker]:
     broker = LocalBroker(tmp_path / "broker")
     broker.start(ACCOUNTS)
     yield broker

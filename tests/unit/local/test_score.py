@@ -11,10 +11,10 @@ import pytest
 from fleet.contract.cells import Decision, DetectionWire, FieldCounts, ModelRef
 from fleet.contract.report import AgentReport, FieldReport, SentBytes, SlideReport
 from fleet.local.errors import LocalError
-from fleet.local.score import limits_cover, read_journal, score_report
+from fleet.local.score import Truth, limits_cover, read_journal, score_report
 
 
-def cell(cls: str, box: tuple[float, float, float, float], *, kind: str | None = None, visible: float = 1.0) -> dict:
+def cell(cls: str, box: tuple[float, float, float, float], *, kind: str | None = None, visible: float = 1.0) -> Truth:
     return {"cell_id": str(box), "cls": cls, "cell_type": kind, "box": list(box), "visible_ratio": visible}
 
 
