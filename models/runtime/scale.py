@@ -26,6 +26,8 @@ MAX_TILES = 36
 """Bound on the work one field can cause."""
 OVERLAP_RBC = 2.3
 """Neighbouring tiles share this many red-cell diameters: a white cell is whole in one of them."""
+MAX_ENLARGEMENT_RATIO = 4.0
+"""Enlarging further adds pixels but no detail."""
 CUT_MARGIN_PX = 2.0
 """A box closer than this to a tile's inner edge was cut by it."""
 CUT_COVERED_RATIO = 0.6
@@ -100,16 +102,17 @@ def plan_tiles(*, width_px: int, height_px: int, rbc_px: float, spec: DetectorSp
     size, cover the frame and overlap by at least `OVERLAP_RBC` red cells unless the input is too small for it.
     """
     low, high = spec.rbc_px
-    for target in np.geomspace(math.sqrt(low * high), low / 4, 24):
-        scale = float(target) / rbc_px
+    scale = min(math.sqrt(low * high) / rbc_px, MAX_ENLARGEMENT_RATIO)
+    while True:
         side = min(int(spec.input_px / scale), max(width_px, height_px))
         overlap = min(math.ceil(OVERLAP_RBC * rbc_px), side // 2)
         columns = _starts(width_px, side, overlap)
         rows = _starts(height_px, side, overlap)
+        # Ends at the latest when one tile holds the whole frame.
         if len(columns) * len(rows) <= MAX_TILES:
             break
-    tiles = [Tile(x, y, min(x + side, width_px), min(y + side, height_px)) for y in rows for x in columns]
-    return scale, tiles[:MAX_TILES]
+        scale /= 1.05
+    return scale, [Tile(x, y, min(x + side, width_px), min(y + side, height_px)) for y in rows for x in columns]
 
 
 def _starts(length: int, side: int, overlap: int) -> list[int]:

@@ -198,6 +198,7 @@ def manifest_fields() -> dict[str, Any]:
             "reg_bins": BINS,
             "thresholds": {"RBC": 0.5, "WBC": 0.5, "Platelets": 0.5},
             "rbc_px": RBC_RANGE_PX,
+            "nms_iou": 0.2,
         },
         "embedder": {"input_px": CROP_PX, "dimensions": 3, "window_rbc": 2.0, "window_box": 1.4},
         "head": {"accept_probability": 0.8},
