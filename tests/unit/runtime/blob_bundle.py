@@ -45,6 +45,7 @@ class Disc:
     cell_type: str | None
     box: tuple[float, float, float, float]
     visible_ratio: float = 1.0
+    ambiguous: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -49,3 +51,21 @@ def test_a_provider_that_is_not_installed_is_refused_with_those_that_are(blob_bu
 def test_no_threads_are_a_mistake_of_the_caller(blob_bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Session(blob_bundle.files["embedder.onnx"], name="embedder", threads=0)
+
+
+def test_a_model_that_points_to_a_file_outside_itself_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    weight = onnx.numpy_helper.from_array(np.arange(4, dtype=np.float32), "w")
+    onnx.external_data_helper.set_external_data(weight, "weights.bin")
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(ModelLoadError):
+        Session(model.SerializeToString(), name="outward")
