@@ -14,7 +14,7 @@ from models.runtime.matching import Matches, match_detections
 from models.runtime.pipeline import Networks, Pipeline, open_networks
 from models.runtime.results import CellType, Detection, FieldAnalysis
 from models.runtime.selftest import Check, SelfTestReport, run_self_test, self_test_bundle
-from models.runtime.session import Network, Provider, available_providers
+from models.runtime.session import Network, Provider, Session, available_providers
 
 __all__ = [
     "CellType",
@@ -34,6 +34,7 @@ __all__ = [
     "PipelineClosedError",
     "Provider",
     "SelfTestReport",
+    "Session",
     "available_providers",
     "build_golden",
     "decode_image",
