@@ -57,9 +57,15 @@ def create_console(view: ConsoleView, *, token: str | None = None, max_browsers:
     app.add_middleware(Access, token=token, rendering=rendering)
     _add_pages(app, view, rendering)
     _add_data(app, view, shelf)
-    app.add_api_route("/events", lambda: EventStream(feed), response_model=None)
+    _add_events(app, feed)
     app.add_exception_handler(StarletteHTTPException, rendering.http_error)
     return app
+
+
+def _add_events(app: FastAPI, feed: Feed) -> None:
+    @app.get("/events")
+    async def events() -> Response:
+        return EventStream(feed)
 
 
 def _add_pages(app: FastAPI, view: ConsoleView, rendering: ConsoleRendering) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 SEND_TIMEOUT_S = 10.0
@@ -83,11 +83,12 @@ def encode_event(name: str, text: str) -> bytes:
     return f"event: {name}\n{data}\n\n".encode()
 
 
-class EventStream:
+class EventStream(Response):
     """ASGI response that follows a feed until the browser goes, stops reading, or the server stops."""
 
     def __init__(self, feed: Feed, *, send_timeout_s: float = SEND_TIMEOUT_S, heartbeat_s: float = HEARTBEAT_S) -> None:
         """Args: feed: what to follow."""
+        super().__init__(media_type="text/event-stream")
         self._feed = feed
         self._send_timeout_s = send_timeout_s
         self._heartbeat_s = heartbeat_s

@@ -9,6 +9,7 @@ NOTHING = "–"
 """Shown where there is no figure: never a zero that was not counted."""
 
 REASONS = {
+    # the edge's quality gate and freshness
     "out_of_focus": "out of focus",
     "too_dark": "too dark",
     "too_bright": "too bright",
@@ -16,20 +17,23 @@ REASONS = {
     "too_few_cells": "too few cells",
     "too_dense": "cells lie too densely",
     "red_cell_size": "red cells are not of the expected size (check the objective)",
-    "frozen": "camera repeats the same picture",
-    "black": "picture is black",
-    "saturated": "picture is overexposed",
-    "wrong_size": "picture has the wrong size",
-    "unsure_type": "a white cell's type is not sure",
-    "unidentified": "a white cell could not be identified",
-    "out_of_domain": "a cell looks unlike anything the model learned from",
-    "foreign_cells": "cells look unlike anything the model learned from",
-    "weak_detection": "a cell is only weakly seen",
-    "borderline_detection": "a cell is only weakly seen",
-    "disagreement": "the two models disagree",
-    "models_disagree": "the two models disagree",
-    "larger_model_unsure": "the larger model is not sure either",
-    "audit": "random check",
+    "repeated": "the same picture again",
+    "frozen": "the camera repeats the same picture",
+    "black": "the picture is black",
+    "saturated": "the picture is overexposed",
+    "wrong_size": "the picture has the wrong size",
+    # the edge's triage
+    "cell_unidentified": "a white cell could not be identified",
+    "cell_foreign": "a cell looks unlike anything the model learned from",
+    "weak_white_cell": "a white cell is only weakly seen",
+    "scale_unknown": "no red cell shows the scale",
+    # the cloud's verdict
+    "cloud_unidentified": "the larger model could not identify a cell",
+    "cloud_out_of_domain": "the larger model finds a cell unlike anything it learned from",
+    "cloud_several_types": "the larger model keeps several types possible",
+    "types_differ": "both models are sure, but of different types",
+    "only_edge_saw_a_cell": "only the edge sees one of the white cells",
+    "only_cloud_saw_a_cell": "only the larger model sees one of the white cells",
 }
 
 DECISIONS = {
@@ -83,6 +87,11 @@ UPDATE_STATES = {
 def code_words(code: str) -> str:
     """A code nobody gave words to, readable at least: `disk_full` -> `disk full`."""
     return code.replace("_", " ").replace(":", ": ")
+
+
+def capitalize_first(text: str) -> str:
+    """First letter large, the rest as it is (unlike `str.capitalize`)."""
+    return text[:1].upper() + text[1:]
 
 
 def reason(code: str) -> str:
@@ -178,4 +187,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "clock_text": clock_text,
     "age": age,
     "code_words": code_words,
+    "capitalize_first": capitalize_first,
 }

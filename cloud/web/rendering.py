@@ -1,0 +1,158 @@
+"""From what the queries return to pages. No database and no request in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import HTMLResponse
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fleet.contract.cells import CellClassName, DetectionWire
+from fleet.contract.http import DevicePage, Health, OpinionContext, OpinionPage, Problem, SecondOpinion
+from fleet.contract.messages import Presence
+from fleet.webkit import SECURITY_HEADERS, PageKit
+from fleet.webkit.words import OPINION_STATES, PRESENCES, UPDATE_STATES
+
+TITLE = "Automated Hematology"
+NAVIGATION = (("/devices", "Devices"), ("/review", "Review"), ("/system", "System"))
+TABS = (("pending_review", "Waits for a person"), ("answered", "Answered"), ("all", "All"))
+SIGN_IN_MESSAGES: dict[str, tuple[str, str, str]] = {
+    "token_missing": ("plain", "Please sign in.", ""),
+    "session_expired": ("plain", "Your session is over.", "Sign in again; you come back to where you were."),
+    "session_invalid": ("plain", "Your session is no longer good.", "Sign in again; you come back to where you were."),
+    "token_expired": ("fault", "This token has expired.", "Ask an operator for a new one."),
+    "token_revoked": ("fault", "This token was revoked.", "Ask an operator for a new one."),
+    "role_not_allowed": ("fault", "This is a device's token.", "The console opens with a person's token."),
+    "foreign_origin": ("fault", "The sign-in came from another page.", "Sign in on this page."),
+}
+WRONG_TOKEN = ("fault", "This token is not known here.", "Copy the whole of it; ask an operator when it is lost.")
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who looks: shown in the head of each page."""
+
+    name: str
+    role: str
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the page frame shows; `visitor` only on pages behind the sign-in."""
+
+    title: str
+    nav: tuple[tuple[str, str], ...]
+    here: str
+    now: datetime
+    visitor: Visitor | None = None
+
+
+class CloudRendering:
+    """Templates and static files of the cloud's console."""
+
+    def __init__(self, web_dir: Path) -> None:
+        self._kit = PageKit(web_dir)
+
+    def asset(self, name: str, request: Request) -> Response:
+        """A static file."""
+        return self._kit.assets.respond(name, request)
+
+    def sign_in(self, *, after: str, error: str | None, reason: str | None) -> HTMLResponse:
+        """The sign-in page; `error` of a refused token or `reason` why the visitor was sent here."""
+        message = SIGN_IN_MESSAGES.get(error, WRONG_TOKEN) if error else SIGN_IN_MESSAGES.get(reason or "")
+        return self._kit.page("sign_in.html", frame=_bare_frame(), next=after, message=message)
+
+    def problem(self, problem: Problem) -> HTMLResponse:
+        """A page that says what is wrong and what to do."""
+        return self._kit.page("problem.html", status_code=problem.status, frame=_bare_frame(), problem=problem)
+
+    def devices(self, visitor: Visitor, page: DevicePage, *, only_rows: bool = False) -> HTMLResponse:
+        """All devices of the site, a row each."""
+        values = {
+            "devices": page.items,
+            "more": page.next_cursor is not None,
+            "online": sum(device.presence is Presence.ONLINE for device in page.items),
+            "presences": PRESENCES,
+            "updates": UPDATE_STATES,
+        }
+        return self._show("device_rows.html" if only_rows else "devices.html", "/devices", visitor, values, only_rows)
+
+    def review(
+        self, visitor: Visitor, page: OpinionPage, *, shown: str, device: str | None, only_rows: bool = False
+    ) -> HTMLResponse:
+        """Uncertain images of one state (or `all`), newest first."""
+        values = {"page": page, "shown": shown, "device": device, "tabs": TABS, "states": OPINION_STATES}
+        return self._show("queue.html" if only_rows else "review.html", "/review", visitor, values, only_rows)
+
+    def opinion(self, visitor: Visitor, opinion: SecondOpinion, context: OpinionContext) -> HTMLResponse:
+        """One image with both words on it."""
+        values = {
+            "opinion": opinion,
+            "context": context,
+            "states": OPINION_STATES,
+            "agreed": sum(cell.agree for cell in opinion.cells),
+            "back_state": opinion.state if opinion.state in dict(TABS) else "all",
+            "counts": _counts("edge", context.detections) | _counts("cloud", opinion.detections),
+        }
+        return self._show("opinion.html", "/review", visitor, values, only_rows=False)
+
+    def system(self, visitor: Visitor, health: Health) -> HTMLResponse:
+        """Parts of the service."""
+        return self._show("system.html", "/system", visitor, {"health": health}, only_rows=False)
+
+    def _show(
+        self, template: str, here: str, visitor: Visitor, values: dict[str, Any], only_rows: bool
+    ) -> HTMLResponse:
+        frame = Frame(TITLE, NAVIGATION, here, datetime.now(UTC), visitor)
+        if only_rows:
+            return HTMLResponse(self._kit.fragment(template, frame=frame, **values), headers=dict(SECURITY_HEADERS))
+        return self._kit.page(template, frame=frame, **values)
+
+
+def field_boxes(opinion: SecondOpinion, context: OpinionContext, *, width_px: int, height_px: int) -> dict[str, Any]:
+    """What the field viewer draws: boxes of both models; `cell` is the row of the table a white cell stands in."""
+    boxes: list[dict[str, Any]] = []
+    for index, cell in enumerate(opinion.cells):
+        for source, found in (("edge", cell.edge), ("cloud", cell.cloud)):
+            if found is not None:
+                boxes.append(_box(source, found) | {"cell": index})
+    paired = {("edge", c.edge.bbox) for c in opinion.cells if c.edge} | {
+        ("cloud", c.cloud.bbox) for c in opinion.cells if c.cloud
+    }
+    for source, detections in (("edge", context.detections), ("cloud", opinion.detections)):
+        boxes += [
+            _box(source, found)
+            for found in detections
+            if not (found.cls is CellClassName.WBC and (source, found.bbox) in paired)
+        ]
+    return {"width_px": width_px, "height_px": height_px, "um_per_px": context.um_per_px, "boxes": boxes}
+
+
+def _box(source: str, found: DetectionWire) -> dict[str, Any]:
+    label = found.cell_type.label if found.cell_type else ""
+    return {
+        "source": source,
+        "cls": found.cls.value,
+        "bbox": found.bbox,
+        "score": found.score,
+        "counted": found.counted,
+        "label": label,
+    }
+
+
+def _counts(source: str, detections: Sequence[DetectionWire]) -> dict[str, int]:
+    counted = [found.cls for found in detections if found.counted]
+    return {
+        f"{source}_rbc": counted.count(CellClassName.RBC),
+        f"{source}_platelets": counted.count(CellClassName.PLATELETS),
+    }
+
+
+def _bare_frame() -> Frame:
+    return Frame(TITLE, (), "", datetime.now(UTC))

@@ -1,0 +1,3 @@
+import { pollFragment } from "./fragments.js";
+
+pollFragment("devices", "/devices/rows", 4000);
