@@ -1,0 +1,5 @@
+"""`python -m training` is `ahs-train`."""
+
+from training.cli import app
+
+app()

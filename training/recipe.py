@@ -1,0 +1,82 @@
+"""What a bundle is made of: the YAML that `export`, `calibrate` and `pack` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from models.bundle.manifest import Role
+from training.config import Part
+from training.errors import ConfigError
+
+
+class DetectorPart(Part):
+    """The detector of a bundle."""
+
+    checkpoint: Path
+    int8: bool = True
+    flips: tuple[Literal["h", "v", "hv"], ...] = Field((), description="average over these mirror images in the graph")
+    keep_float: tuple[str, ...] = Field((), description="parts of node names that stay fp32 in the int8 model")
+    rbc_px: tuple[float, float] = Field((24.0, 110.0), description="red-cell diameters at the input it was trained for")
+
+
+class EmbedderPart(Part):
+    """The embedder of a bundle; several checkpoints are concatenated."""
+
+    checkpoints: tuple[Path, ...] = Field(min_length=1)
+    int8: bool = True
+    keep_float: tuple[str, ...] = ("normalise",)
+
+
+class CalibrationPart(Part):
+    """How thresholds, head and int8 ranges are found."""
+
+    fields: int = Field(100, ge=4, description="training fields for the int8 ranges")
+    cells: int = Field(200, ge=4, description="training cells for the int8 ranges")
+    dataset: str | None = Field("det_txl", description="fields for thresholds and int8 ranges; null: generated ones")
+    generated_fields: int = Field(150, ge=0, description="generated fields whose white cells the head learns from")
+    generated_first_seed: int = Field(100_000, ge=0)
+    held_out_fields: int = Field(120, ge=0, description="generated fields for thresholds and the held-out cells")
+    held_out_first_seed: int = Field(910_000, ge=0)
+    ridge: float = Field(0.02, gt=0)
+    coverage: float = Field(0.95, gt=0.5, lt=1)
+    domain_quantile: float = Field(0.975, gt=0.5, lt=1)
+    allowed_error: float = Field(0.01, gt=0, lt=0.5)
+
+
+class BundleRecipe(Part):
+    """A bundle's parts and its name."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    role: Role
+    created: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    title: str
+    detector: DetectorPart
+    embedder: EmbedderPart
+    calibration: CalibrationPart = CalibrationPart()
+    golden_seeds: tuple[int, ...] = Field(min_length=1)
+    evaluation_seed: int = Field(920_000, ge=0)
+    evaluation_fields: int = Field(60, ge=1)
+
+
+def load_recipe(path: Path) -> BundleRecipe:
+    """Read and check a bundle recipe.
+
+    Raises:
+        ConfigError: absent, no YAML, an unknown key or a value out of bounds.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror}); recipes are in training/configs") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path}: is no YAML: {exc}") from exc
+    try:
+        return BundleRecipe.model_validate(raw)
+    except ValidationError as exc:
+        lines = [f"  {'.'.join(str(p) for p in e['loc']) or '(top)'}: {e['msg']}" for e in exc.errors()]
+        raise ConfigError(f"{path}: {len(lines)} problem(s)\n" + "\n".join(lines)) from exc
