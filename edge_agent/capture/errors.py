@@ -1,16 +1,19 @@
 """What can go wrong with a source of frames.
 
-SourceError
-  SourceNotFound   it is not there or cannot be opened: the message says what to do (a person acts)
-  SourceTimeout    nothing new within the time asked for: read again
-  SourceLost       it was there and is gone; it reconnects by itself: read again
-  SourceEnded      a clean end: the last frame of a video or folder was read
+DeviceFault
+  SourceError
+    SourceNotFound   it is not there or cannot be opened: the message says what to do (a person acts)
+    SourceTimeout    nothing new within the time asked for: read again
+    SourceLost       it was there and is gone; it reconnects by itself: read again
+    SourceEnded      a clean end: the last frame of a video or folder was read
 """
 
 from __future__ import annotations
 
+from edge_agent.errors import DeviceFault
 
-class SourceError(Exception):
+
+class SourceError(DeviceFault):
     """Something about a source of frames; the message is meant for the person at the microscope."""
 
 

@@ -37,6 +37,8 @@ class LinkSettings(Part):
     def _order(self) -> Self:
         if self.backoff_last_s < self.backoff_first_s:
             raise ValueError("backoff_last_s must not be shorter than backoff_first_s")
+        if self.abandon_after_s * 1000 <= max(self.open_timeout_ms, self.read_timeout_ms):
+            raise ValueError("abandon_after_s must be longer than open_timeout_ms and read_timeout_ms")
         return self
 
 
@@ -54,7 +56,7 @@ class FreshnessSettings(Part):
     saturated_above_ratio: float = Field(
         0.98, gt=0, le=1, description="a frame with a larger share of pixels at 250 or above is saturated"
     )
-    trickling_below_fps: float = Field(0.5, ge=0, le=1000, description="fewer frames per second are a trickle")
+    trickling_below_fps: float = Field(2.0, ge=0, le=1000, description="fewer frames per second are a trickle")
     window_s: float = Field(5.0, gt=0, le=600, description="frames per second are measured over so long, seconds")
 
 
@@ -76,7 +78,7 @@ class SelectionSettings(Part):
 class QualitySettings(Part):
     """Limits of the quality gate; how the defaults were found stands in docs/capture.md."""
 
-    focus_min: float = Field(0.0, ge=0, description="smallest sharpness, see FieldMeasurements.focus")
+    focus_min: float = Field(0.14, ge=0, description="smallest sharpness, see FieldMeasurements.focus")
     brightness_min_level: float = Field(60.0, ge=0, le=255, description="smallest median grey level of the field")
     brightness_max_level: float = Field(250.0, ge=0, le=255, description="largest median grey level of the field")
     saturated_max_ratio: float = Field(0.5, ge=0, le=1, description="largest share of pixels at 250 or above")

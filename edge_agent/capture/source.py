@@ -57,8 +57,8 @@ class DroppedFrame:
 
 
 OnDrop = Callable[[DroppedFrame], None]
-"""Called from the thread that notices. Not called for SUPERSEDED and REPEATED: a live camera would flood the log, so
-those are only counted."""
+"""Called from the thread that notices, for each unreadable file and for the first of a run of black, saturated or
+wrongly sized frames. Not for SUPERSEDED and REPEATED: a live camera would flood the log, so those are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
