@@ -97,6 +97,8 @@ class SimulatedSettings(Part):
     seed: int = Field(1, ge=0, le=2**31 - 1, description="slide, path and noise all follow from it")
     fields: int | None = Field(None, ge=1, description="fields on the slide's path; without end if not given")
     stain: str | None = Field(None, description="stain of the slide; the generator's default if not given")
+    white_cells_per_field: float | None = Field(None, ge=0, le=3, description="mean; the generator's if not given")
+    ambiguous_ratio: float = Field(0.0, ge=0, le=1, description="share of white cells drawn between two types")
     step_ratio: float = Field(1.1, gt=0, le=10, description="stage step as share of the field's side")
     noise_sigma_level: float = Field(2.0, ge=0, le=50, description="sensor noise, grey levels")
     focus_drift_um: float = Field(0.4, ge=0, le=20, description="slow drift of the focus, amplitude in micrometres")
