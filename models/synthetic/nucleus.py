@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from models.synthetic.shapes import FloatArray, Patch, bar, blob, carved, disc, ellipse, joined
+from models.synthetic.shapes import FloatArray, Patch, bar, blob, bounded, carved, disc, ellipse, joined
 
 
 class ChromatinLook(Protocol):
@@ -33,8 +33,8 @@ def draw_nucleus(
     distance = distance + np.float32(0.12) * patch.noise(rng, grain_um=0.9)
     clumps = patch.noise(rng, grain_um=look.grain_um) * np.float32(look.chromatin_contrast)
     # Chromatin is densest along the membrane.
-    membrane = np.exp(-(((distance + np.float32(0.2)) / np.float32(0.3)) ** 2)) * np.float32(0.25)
-    tone = np.clip(np.float32(look.chromatin_looseness) + clumps - membrane, 0.0, 1.0)
+    membrane = np.exp(-np.square((distance + np.float32(0.2)) * np.float32(1.0 / 0.3))) * np.float32(0.25)
+    tone = bounded(np.float32(look.chromatin_looseness) + clumps - membrane)
     return patch.cover(distance, softness_um=0.22), tone
 
 

@@ -63,7 +63,8 @@ class Optics:
             counts *= factor
         if self.noise_sigma > 0.0:
             counts += rng.standard_normal(counts.shape, dtype=np.float32) * np.float32(self.noise_sigma)
-        return np.clip(counts + np.float32(0.5), 0.0, 255.0).astype(np.uint8)
+        delivered: ImageRGB = np.clip(counts + np.float32(0.5), 0.0, 255.0).astype(np.uint8)
+        return delivered
 
     def _light(self, height_px: int, width_px: int) -> NDArray[np.float32]:
         x = np.linspace(-1.0, 1.0, width_px, dtype=np.float32)

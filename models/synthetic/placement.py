@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.synthetic.spec import CELL_TYPES, REFERENCE_FIELD_UM2, SlideSpec
 
 TILE_UM: Final = 32.0
 """Side of a tile: more than two of the largest cells reach, so that only direct neighbours can touch."""
-MAX_RADIUS_UM: Final = 12.0
+MAX_RADIUS_UM: Final = 13.0
+"""No cell reaches further from its centre."""
 RADIUS_UM: Final[dict[str, tuple[float, float]]] = {
     "neutrophil": (6.0, 7.4),
     "lymphocyte": (4.4, 5.9),
@@ -29,6 +31,9 @@ RADIUS_UM: Final[dict[str, tuple[float, float]]] = {
 """Least and largest radius of a white cell, in µm."""
 _ATTEMPTS: Final = 24
 _WHITE_GAP_UM: Final = 1.0
+_PLATELET_ROOM_UM: Final = 1.3
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Plane:
     def __init__(self, spec: SlideSpec) -> None:
         self._spec = spec
         self._tiles: dict[tuple[str, int, int], tuple[PlacedCell, ...]] = {}
+        self._tints: dict[tuple[int, int], float] = {}
         self._types = tuple(t for t in CELL_TYPES if spec.differential.get(t, 0.0) > 0.0)
         self._type_limits = np.cumsum([spec.differential[t] for t in self._types])
 
@@ -86,16 +92,23 @@ class Plane:
                 for i in range(left, right + 1):
                     found.extend(
                         cell
-                        for cell in self._tile(kind, i, j)
+                        for cell in self.tile(kind, i, j)
                         if x0_um - reach <= cell.x_um <= x1_um + reach and y0_um - reach <= cell.y_um <= y1_um + reach
                     )
         return found
 
-    def _tile(self, kind: str, i: int, j: int) -> tuple[PlacedCell, ...]:
+    def tile(self, kind: str, i: int, j: int) -> tuple[PlacedCell, ...]:
+        """Cells of a kind whose places were drawn in one tile."""
         key = (kind, i, j)
         if key not in self._tiles:
             self._tiles[key] = self._fill(kind, i, j)
         return self._tiles[key]
+
+    def tint(self, i: int, j: int) -> float:
+        """0..1, how strongly the ground is stained at a corner of the tiles."""
+        if (i, j) not in self._tints:
+            self._tints[i, j] = stable_entropy(self._spec.seed, "tint", i, j) / 2.0**128
+        return self._tints[i, j]
 
     def _around(self, kind: str, i: int, j: int, *, below_colour: int = 4) -> list[PlacedCell]:
         """Cells of a kind in the tile's neighbours of lower colour (and in the tile itself, if that is one)."""
@@ -104,7 +117,7 @@ class Plane:
             for dj in (-1, 0, 1)
             for di in (-1, 0, 1)
             if _colour(i + di, j + dj) < below_colour
-            for cell in self._tile(kind, i + di, j + dj)
+            for cell in self.tile(kind, i + di, j + dj)
         ]
 
     def _fill(self, kind: str, i: int, j: int) -> tuple[PlacedCell, ...]:
@@ -129,21 +142,21 @@ class Plane:
         return PlacedCell(cell_id, kind, cell_type, second_type, x_um, y_um, radius_um, entropy)
 
     def _fill_white(self, rng: np.random.Generator, i: int, j: int) -> tuple[PlacedCell, ...]:
-        occupied = _Discs(self._around("wbc", i, j, below_colour=_colour(i, j)))
+        count = self._count(rng, self._spec.wbc_per_field_mean)
+        occupied = _Discs(self._around("wbc", i, j, below_colour=_colour(i, j)), room=count)
         placed: list[PlacedCell] = []
-        for number in range(self._count(rng, self._spec.wbc_per_field_mean)):
+        for number in range(count):
             # The type comes before the place, so that large cells that fit badly do not skew the differential.
             cell_type = self._types[int(np.searchsorted(self._type_limits[:-1], rng.random(), side="right"))]
             low_um, high_um = RADIUS_UM[cell_type]
             radius_um = low_um + (high_um - low_um) * float(rng.random() + rng.random()) / 2.0
             ambiguous = rng.random() < self._spec.ambiguous_ratio
             second = _others(cell_type)[int(rng.integers(4))] if ambiguous else None
-            for _ in range(_ATTEMPTS):
-                x_um, y_um = _somewhere(rng, i, j)
-                if occupied.clearance_um(x_um, y_um) >= radius_um + _WHITE_GAP_UM:
-                    break
-            else:
+            tried_um = _somewhere(rng, i, j, count=_ATTEMPTS)
+            fits = np.flatnonzero(occupied.clearances_um(tried_um) >= radius_um + _WHITE_GAP_UM)
+            if not fits.size:
                 continue
+            x_um, y_um = (float(v) for v in tried_um[fits[0]])
             occupied.add(x_um, y_um, radius_um)
             placed.append(
                 self._place(
@@ -155,20 +168,32 @@ class Plane:
 
     def _fill_red(self, rng: np.random.Generator, i: int, j: int) -> tuple[PlacedCell, ...]:
         spec = self._spec
+        count = self._count(rng, spec.rbc_per_field_mean * float(rng.uniform(0.8, 1.2)))
         white = _Discs(self._around("wbc", i, j))
-        red = _Discs(self._around("rbc", i, j, below_colour=_colour(i, j)))
+        before = _Discs(self._around("rbc", i, j, below_colour=_colour(i, j)))
+        here = _Discs([], room=count)
+        radii_um = (
+            spec.rbc_diameter_um
+            / 2.0
+            * np.exp(spec.rbc_size_spread_ratio * np.clip(rng.standard_normal(count), -2.2, 2.2))
+        )
+        depths = np.where(rng.random(count) < spec.rbc_overlap_ratio, rng.uniform(0.25, 0.9, count), -0.03)
+        # All places to try are compared with the neighbours at once: one by one this took most of the time.
+        tried_um = _somewhere(rng, i, j, count=count * _ATTEMPTS)
+        need_um = np.repeat(radii_um * (1.0 - depths), _ATTEMPTS)
+        free = (white.clearances_um(tried_um) >= np.repeat(radii_um * 0.93, _ATTEMPTS)) & (
+            before.clearances_um(tried_um) >= need_um
+        )
         placed: list[PlacedCell] = []
-        for number in range(self._count(rng, spec.rbc_per_field_mean * float(rng.uniform(0.8, 1.2)))):
-            radius_um = spec.rbc_diameter_um / 2.0 * float(np.exp(spec.rbc_size_spread_ratio * rng.standard_normal()))
-            may_overlap = rng.random() < spec.rbc_overlap_ratio
-            depth = float(rng.uniform(0.25, 0.9)) if may_overlap else -0.03
-            for _ in range(_ATTEMPTS):
-                x_um, y_um = _somewhere(rng, i, j)
-                free_um = red.clearance_um(x_um, y_um)
-                if free_um >= radius_um * (1.0 - depth) and white.clearance_um(x_um, y_um) >= radius_um * 0.93:
-                    red.add(x_um, y_um, radius_um)
-                    placed.append(self._place("rbc", i, j, number, x_um=x_um, y_um=y_um, radius_um=radius_um))
-                    break
+        for number in range(count):
+            own = number * _ATTEMPTS + np.flatnonzero(free[number * _ATTEMPTS : (number + 1) * _ATTEMPTS])
+            fits = own[here.clearances_um(tried_um[own]) >= need_um[number * _ATTEMPTS]]
+            if not fits.size:
+                continue
+            x_um, y_um = (float(v) for v in tried_um[fits[0]])
+            radius_um = float(radii_um[number])
+            here.add(x_um, y_um, radius_um)
+            placed.append(self._place("rbc", i, j, number, x_um=x_um, y_um=y_um, radius_um=radius_um))
         return tuple(placed)
 
     def _fill_platelets(self, rng: np.random.Generator, i: int, j: int) -> tuple[PlacedCell, ...]:
@@ -177,21 +202,22 @@ class Plane:
         wanted = self._count(rng, self._spec.platelets_per_field_mean)
         while len(placed) < wanted:
             clump = min(int(rng.integers(2, 5)) if rng.random() < 0.1 else 1, wanted - len(placed))
-            x_um, y_um = _somewhere(rng, i, j)
-            for _ in range(_ATTEMPTS):
-                if min(red.clearance_um(x_um, y_um), white.clearance_um(x_um, y_um)) >= 1.3:
-                    break
-                x_um, y_um = _somewhere(rng, i, j)
-            if white.clearance_um(x_um, y_um) < 1.3:
+            tried_um = _somewhere(rng, i, j, count=_ATTEMPTS)
+            off_white = white.clearances_um(tried_um) >= _PLATELET_ROOM_UM
+            off_both = off_white & (red.clearances_um(tried_um) >= _PLATELET_ROOM_UM)
+            # Best on empty ground; over a red cell where there is none; never on a white cell.
+            fits = np.flatnonzero(off_both) if off_both.any() else np.flatnonzero(off_white)
+            if not fits.size:
                 wanted -= clump
                 continue
+            x_um, y_um = (float(v) for v in tried_um[fits[0]])
+            start = float(rng.uniform(0.0, math.tau))
             for member in range(clump):
-                away_um, turn = 2.2 * min(member, 1) * float(rng.uniform(0.9, 1.3)), float(rng.uniform(0.0, math.tau))
-                radius_um = float(rng.uniform(1.0, 1.6))
+                away_um, turn = 2.4 * min(member, 1) * float(rng.uniform(0.9, 1.2)), start + member * 2.0
                 placed.append(
                     self._place(
                         "platelet", i, j, len(placed), x_um=x_um + away_um * math.cos(turn),
-                        y_um=y_um + away_um * math.sin(turn), radius_um=radius_um,
+                        y_um=y_um + away_um * math.sin(turn), radius_um=float(rng.uniform(1.0, 1.6)),
                     )
                 )  # fmt: skip
         return tuple(placed)
@@ -200,9 +226,10 @@ class Plane:
         white = _Discs(self._around("wbc", i, j))
         placed: list[PlacedCell] = []
         for number in range(self._count(rng, self._spec.smudges_per_field_mean)):
-            x_um, y_um = _somewhere(rng, i, j)
+            at_um = _somewhere(rng, i, j, count=1)
             radius_um = float(rng.uniform(5.0, 8.0))
-            if white.clearance_um(x_um, y_um) >= radius_um:
+            if white.clearances_um(at_um)[0] >= radius_um:
+                x_um, y_um = (float(v) for v in at_um[0])
                 placed.append(self._place("smudge", i, j, number, x_um=x_um, y_um=y_um, radius_um=radius_um))
         return tuple(placed)
 
@@ -210,19 +237,29 @@ class Plane:
 class _Discs:
     """Bodies that are already there, as discs."""
 
-    def __init__(self, cells: list[PlacedCell]) -> None:
-        self._discs = [(cell.x_um, cell.y_um, cell.radius_um) for cell in cells]
+    def __init__(self, cells: list[PlacedCell], *, room: int = 0) -> None:
+        self._count = len(cells)
+        self._discs = np.zeros((self._count + room, 3), np.float64)
+        for row, cell in enumerate(cells):
+            self._discs[row] = cell.x_um, cell.y_um, cell.radius_um
 
     def add(self, x_um: float, y_um: float, radius_um: float) -> None:
-        self._discs.append((x_um, y_um, radius_um))
+        self._discs[self._count] = x_um, y_um, radius_um
+        self._count += 1
 
-    def clearance_um(self, x_um: float, y_um: float) -> float:
-        """Distance from a point to the nearest edge; negative inside a disc; large on an empty plane."""
-        return min((math.sqrt((x - x_um) ** 2 + (y - y_um) ** 2) - r for x, y, r in self._discs), default=1e9)
+    def clearances_um(self, places_um: FloatArray) -> FloatArray:
+        """Distance from each of (N, 2) places to the nearest edge; negative in a disc; large on an empty plane."""
+        if not self._count:
+            return np.full(len(places_um), 1e9)
+        discs = self._discs[: self._count]
+        dx, dy = places_um[:, :1] - discs[:, 0], places_um[:, 1:] - discs[:, 1]
+        nearest: FloatArray = (np.sqrt(dx * dx + dy * dy) - discs[:, 2]).min(axis=1)
+        return nearest
 
 
-def _somewhere(rng: np.random.Generator, i: int, j: int) -> tuple[float, float]:
-    return (i + float(rng.random())) * TILE_UM, (j + float(rng.random())) * TILE_UM
+def _somewhere(rng: np.random.Generator, i: int, j: int, *, count: int) -> FloatArray:
+    """(count, 2) places in a tile, µm."""
+    return (rng.random((count, 2)) + np.array([i, j], np.float64)) * TILE_UM
 
 
 def _colour(i: int, j: int) -> int:

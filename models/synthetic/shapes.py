@@ -39,7 +39,7 @@ class Patch:
     def cover(self, distance_um: FloatArray, *, softness_um: float = 0.1) -> FloatArray:
         """(size, size) float32 0..1: how much of each pixel lies inside, with an antialiased edge."""
         width_um = max(self.um_per_px, softness_um)
-        return np.clip(0.5 - distance_um / np.float32(width_um), 0.0, 1.0)
+        return bounded(np.float32(0.5) - distance_um / np.float32(width_um))
 
     def noise(self, rng: np.random.Generator, *, grain_um: float) -> FloatArray:
         """(size, size) float32, roughly mean 0 and deviation 1, smooth over `grain_um`.
@@ -68,6 +68,11 @@ class Patch:
         return canvas.astype(np.float32) * np.float32(1.0 / 255.0)
 
 
+def bounded(share: FloatArray) -> FloatArray:
+    """The share, held between 0 and 1."""
+    return np.minimum(np.maximum(share, np.float32(0.0)), np.float32(1.0))
+
+
 def patch_around(*, x_um: float, y_um: float, reach_um: float, um_per_px: float) -> Patch:
     """Patch that holds everything within `reach_um` of a point, on the slide's pixel grid."""
     centre_x_px, centre_y_px, reach_px = x_um / um_per_px, y_um / um_per_px, reach_um / um_per_px
@@ -82,7 +87,8 @@ def patch_around(*, x_um: float, y_um: float, reach_um: float, um_per_px: float)
 
 def disc(x: FloatArray, y: FloatArray, *, at: tuple[float, float], radius_um: float) -> FloatArray:
     """Signed distance to a circle."""
-    return np.sqrt((x - np.float32(at[0])) ** 2 + (y - np.float32(at[1])) ** 2) - np.float32(radius_um)
+    dx, dy = x - np.float32(at[0]), y - np.float32(at[1])
+    return np.asarray(np.sqrt(dx * dx + dy * dy), np.float32) - np.float32(radius_um)
 
 
 def ellipse(
@@ -102,14 +108,15 @@ def bar(
     """Signed distance to a thick segment with round ends."""
     dx, dy = np.float32(end[0] - start[0]), np.float32(end[1] - start[1])
     px, py = x - np.float32(start[0]), y - np.float32(start[1])
-    along = np.clip((px * dx + py * dy) / np.float32(dx * dx + dy * dy + 1e-9), 0.0, 1.0)
-    return np.sqrt((px - along * dx) ** 2 + (py - along * dy) ** 2) - np.float32(radius_um)
+    along = bounded((px * dx + py * dy) * np.float32(1.0 / (float(dx) ** 2 + float(dy) ** 2 + 1e-9)))
+    ex, ey = px - along * dx, py - along * dy
+    return np.asarray(np.sqrt(ex * ex + ey * ey), np.float32) - np.float32(radius_um)
 
 
 def joined(first: FloatArray, second: FloatArray, *, blend_um: float) -> FloatArray:
     """Union of two shapes with a rounded seam."""
-    share = np.clip(0.5 + (second - first) * np.float32(0.5 / blend_um), 0.0, 1.0)
-    return second * (1.0 - share) + first * share - np.float32(blend_um) * share * (1.0 - share)
+    share = bounded(np.float32(0.5) + (second - first) * np.float32(0.5 / blend_um))
+    return second + (first - second) * share - np.float32(blend_um) * share * (np.float32(1.0) - share)
 
 
 def carved(shape: FloatArray, hole: FloatArray, *, blend_um: float) -> FloatArray:
@@ -131,9 +138,9 @@ def blob(
     Returns:
         About the signed distance in µm, and the distance from the centre as a share of the local radius.
     """
-    rho = np.sqrt(x * x + y * y) + np.float32(1e-6)
+    rho = np.asarray(np.sqrt(x * x + y * y), np.float32) + np.float32(1e-6)
     cos1, sin1 = x / rho, y / rho
-    edge = np.full_like(rho, 1.0)
+    edge: FloatArray = np.full_like(rho, 1.0)
     cos_k, sin_k = cos1, sin1
     for bump in bumps:
         cos_k, sin_k = cos_k * cos1 - sin_k * sin1, sin_k * cos1 + cos_k * sin1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.synthetic.errors import BadRequestError
-from models.synthetic.placement import TILE_UM, PlacedCell, Plane, stable_generator
+from models.synthetic.placement import TILE_UM, PlacedCell, Plane
 from models.synthetic.spec import SlideSpec
 from models.synthetic.sprite import Sprite, draw_platelet, draw_red, draw_smudge
 from models.synthetic.white import draw_white
@@ -93,8 +93,9 @@ class VirtualSlide:
         canvas = self._empty(left, top, width_px, height_px, um_per_px)
         for _, sprite in shown:
             _lay(canvas, sprite, left, top)
-        canvas *= np.asarray(self._palette.background, np.float32) * np.float32(255.0)
-        image = np.clip(canvas + np.float32(0.5), 0.0, 255.0).astype(np.uint8)
+        canvas *= (np.asarray(self._palette.background, np.float32) * np.float32(255.0))[:, None, None]
+        counts = np.clip(canvas + np.float32(0.5), 0.0, 255.0).astype(np.uint8)
+        image = np.ascontiguousarray(counts.transpose(1, 2, 0))
         return FieldTruth(image, _truth(shown, left, top, width_px, height_px), um_per_px)
 
     def cells_in(
@@ -107,7 +108,7 @@ class VirtualSlide:
     def cell_mask(self, cell: TruthCell, *, um_per_px: float) -> tuple[NDArray[np.bool_], tuple[int, int]]:
         """Body of a cell, and the corner of that mask on the slide's pixel grid (x, y)."""
         kind, i, j, _ = cell.cell_id.split(":")
-        for placed in self._plane._tile(kind, int(i), int(j)):
+        for placed in self._plane.tile(kind, int(i), int(j)):
             if placed.cell_id == cell.cell_id:
                 sprite = self._sprite(placed, um_per_px)
                 return sprite.body, (sprite.left_px, sprite.top_px)
@@ -145,23 +146,20 @@ class VirtualSlide:
         return draw_smudge(cell, palette=self._palette, um_per_px=um_per_px)
 
     def _empty(self, left: int, top: int, width_px: int, height_px: int, um_per_px: float) -> FloatArray:
-        """Background with slow drifts of stain that belong to the place, not to the view."""
+        """(3, H, W) float32: slow drifts of stain that belong to the place, not to the view; about 1."""
         xs = (np.arange(left, left + width_px) + 0.5) * (um_per_px / TILE_UM)
         ys = (np.arange(top, top + height_px) + 0.5) * (um_per_px / TILE_UM)
         ix, iy = np.floor(xs).astype(int), np.floor(ys).astype(int)
         fx, fy = _eased(xs - ix), _eased(ys - iy)
         nodes = np.array(
-            [
-                [stable_generator(self.spec.seed, "tint", i, j).random() for i in range(ix[0], ix[-1] + 2)]
-                for j in range(iy[0], iy[-1] + 2)
-            ],
+            [[self._plane.tint(i, j) for i in range(ix[0], ix[-1] + 2)] for j in range(iy[0], iy[-1] + 2)],
             np.float32,
         )
         nodes = (nodes - np.float32(0.5)) * np.float32(2.0 * _TINT_RATIO) + np.float32(1.0)
         ix, iy = ix - ix[0], iy - iy[0]
         lines = nodes[:, ix] * (1.0 - fx) + nodes[:, ix + 1] * fx
         tint = lines[iy] * (1.0 - fy[:, None]) + lines[iy + 1] * fy[:, None]
-        return np.repeat(tint[..., None].astype(np.float32), 3, axis=2)
+        return np.repeat(tint[None].astype(np.float32), 3, axis=0)
 
 
 def _eased(share: NDArray[np.float64]) -> FloatArray:
@@ -198,12 +196,12 @@ def _windows(
 
 def _lay(canvas: FloatArray, sprite: Sprite, left: int, top: int) -> None:
     """Draw a sprite; transmissions in it are relative to what an empty place would show."""
-    there, here = _windows(sprite, left, top, (canvas.shape[0], canvas.shape[1]))
+    there, here = _windows(sprite, left, top, (canvas.shape[1], canvas.shape[2]))
+    below, colour = canvas[:, there[0], there[1]], sprite.colour[:, here[0], here[1]]
     if sprite.alpha is None:
-        canvas[there] *= sprite.colour[here]
-        return
-    alpha = sprite.alpha[here]
-    canvas[there] += (sprite.colour[here] - canvas[there]) * alpha
+        below *= colour
+    else:
+        below += (colour - below) * sprite.alpha[here]
 
 
 def _truth(
