@@ -64,7 +64,7 @@ def device_not_found(device: str) -> NotFound:
     return NotFound(f"there is no device {device!r} in this site", code="no_device", hint="see GET /v1/devices")
 
 
-def _devices(principal: Principal) -> Select[tuple[DeviceRow, DeviceStateRow]]:
+def _devices(principal: Principal) -> Select[DeviceRow, DeviceStateRow]:
     query = (
         select(DeviceRow, DeviceStateRow)
         .outerjoin(DeviceStateRow, DeviceStateRow.device == DeviceRow.device)

@@ -102,7 +102,7 @@ async def find_by_key(session: AsyncSession, context: OpinionContext) -> SecondO
     return await _full(session, row, duplicate=True) if row is not None else None
 
 
-def _opinions(principal: Principal) -> Select[tuple[OpinionRow]]:
+def _opinions(principal: Principal) -> Select[OpinionRow]:
     query = select(OpinionRow).where(OpinionRow.site_id == principal.site_id)
     return query.where(OpinionRow.device == principal.device) if principal.is_device else query
 

@@ -1,0 +1,58 @@
+"""Sign-in and sign-out of the console, by access token for now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import RedirectResponse
+
+from cloud.audit import trail
+from cloud.auth.dependencies import ServiceParts
+from cloud.auth.sessions import COOKIE_NAME
+from cloud.errors import Unauthenticated
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.post("/sign-in")
+async def sign_in(
+    request: Request,
+    parts: ServiceParts,
+    token: Annotated[str, Form(max_length=200)],
+    next: Annotated[str, Form(max_length=500)] = "/",
+) -> RedirectResponse:
+    """Sets the session's cookie and sends the browser on; a wrong token goes back to the form."""
+    try:
+        async with parts.storage.writing() as session:
+            principal = await parts.tokens.principal_of(session, token.strip())
+            if principal.is_device or principal.token_id is None:
+                raise Unauthenticated("a device's token does not open the console", code="token_of_device")
+            trail.record(session, principal, action="console.signed_in", subject=f"principal/{principal.id}")
+    except Unauthenticated as exc:
+        return RedirectResponse(f"/sign-in?{urlencode({'error': exc.code, 'next': _own(next)})}", status_code=303)
+    answer = RedirectResponse(_own(next), status_code=303)
+    answer.set_cookie(
+        COOKIE_NAME,
+        parts.cookies.write(principal.token_id),
+        max_age=parts.cookies.lifetime_s,
+        httponly=True,
+        samesite="strict",
+        secure=parts.settings.http.secure_cookie or request.url.scheme == "https",
+    )
+    return answer
+
+
+@router.post("/sign-out")
+async def sign_out() -> RedirectResponse:
+    """Forgets the cookie."""
+    answer = RedirectResponse("/sign-in", status_code=303)
+    answer.delete_cookie(COOKIE_NAME, httponly=True, samesite="strict")
+    return answer
+
+
+def _own(path: str) -> str:
+    """Only a path of this console; anything else could lead the browser to a stranger."""
+    plain = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return path if plain else "/"

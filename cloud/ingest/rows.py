@@ -1,0 +1,106 @@
+"""Events of the wire as rows of the tables. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from cloud.storage.tables import Base, DeviceEventRow, FieldRecord, SlideResultRow
+from fleet.contract.messages import Alarm, Dropped, Event, FieldResult, Severity, SlideResult
+
+
+def table_of(event: Event) -> type[FieldRecord] | type[SlideResultRow] | type[DeviceEventRow]:
+    """Where an event is kept."""
+    if isinstance(event, FieldResult):
+        return FieldRecord
+    return SlideResultRow if isinstance(event, SlideResult) else DeviceEventRow
+
+
+def row_of(event: Event, *, device: str, site_id: str, principal_id: str, now: datetime) -> dict[str, Any]:
+    """An event as a row; `principal_id` is the device's, who recorded it."""
+    own = {
+        "site_id": site_id,
+        "device": device,
+        "boot": event.boot,
+        "seq": event.seq,
+        "received_at": now,
+        "recorded_by": principal_id,
+    }
+    if isinstance(event, FieldResult):
+        return own | _field(event)
+    if isinstance(event, SlideResult):
+        return own | _slide(event)
+    return own | (_alarm(event) if isinstance(event, Alarm) else _dropped(event))
+
+
+def same_event(event: Event, row: Base) -> bool:
+    """Whether a stored row with the same (device, boot, seq) tells the same thing.
+
+    It does not when a device has lost its store and counts from the beginning again.
+    """
+    if isinstance(event, FieldResult):
+        return isinstance(row, FieldRecord) and (row.capture_id, row.captured_at) == (
+            event.capture_id,
+            event.captured_at,
+        )
+    if isinstance(event, SlideResult):
+        return isinstance(row, SlideResultRow) and (row.slide, row.closed_at) == (event.slide, event.closed_at)
+    happened_at = event.raised_at if isinstance(event, Alarm) else event.dropped_at
+    return isinstance(row, DeviceEventRow) and (row.kind, row.happened_at) == (event.kind, happened_at)
+
+
+def _field(event: FieldResult) -> dict[str, Any]:
+    return {
+        "capture_id": event.capture_id,
+        "captured_at": event.captured_at,
+        "clock": event.clock.value,
+        "slide": event.slide,
+        "decision": event.decision.value,
+        "reasons": list(event.reasons),
+        "rbc": event.counts.rbc,
+        "wbc": event.counts.wbc,
+        "platelets": event.counts.platelets,
+        "white_cells": event.counts.white_cells,
+        "model": event.model,
+        "latency_ms": event.latency_ms,
+        "focus": event.focus,
+        "rbc_diameter_px": event.rbc_diameter_px,
+        "image_sha256": event.image_sha256,
+    }
+
+
+def _slide(event: SlideResult) -> dict[str, Any]:
+    return {
+        "slide": event.slide,
+        "opened_at": event.opened_at,
+        "closed_at": event.closed_at,
+        "fields": event.fields,
+        "withheld": event.withheld,
+        "rbc": event.rbc,
+        "platelets": event.platelets,
+        "white_cells": event.white_cells,
+        "limits": {name: list(pair) for name, pair in event.limits.items()},
+        "model": event.model,
+    }
+
+
+def _alarm(event: Alarm) -> dict[str, Any]:
+    return {
+        "kind": event.kind,
+        "happened_at": event.raised_at,
+        "severity": event.severity.value,
+        "code": event.code,
+        "text": event.text,
+    }
+
+
+def _dropped(event: Dropped) -> dict[str, Any]:
+    return {
+        "kind": event.kind,
+        "happened_at": event.dropped_at,
+        "severity": Severity.WARNING.value,
+        "code": event.reason,
+        "text": f"{event.results} results and {event.images} images given up",
+        "results": event.results,
+        "images": event.images,
+    }

@@ -1,0 +1,128 @@
+"""All metrics of the cloud, on a registry that is handed in.
+
+Request figures belong to each web process. The fleet's figures are read from the database by the one worker that
+leads, so that adding replicas does not multiply them. No label comes from a device, a site or a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """Counters and gauges of one process.
+
+    Args:
+        registry: where they are registered; a new one by default, so that tests do not share.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        put = self.registry
+        self.requests = Counter(
+            "ahs_cloud_requests",
+            "HTTP requests by route, method and status",
+            ["route", "method", "status"],
+            registry=put,
+        )
+        self.request_seconds = Histogram(
+            "ahs_cloud_request_seconds", "Time to answer", ["route"], buckets=_SECONDS, registry=put
+        )
+        self.opinion_seconds = Histogram(
+            "ahs_cloud_opinion_inference_seconds", "Time of the larger model", buckets=_SECONDS, registry=put
+        )
+        self.opinions_waiting = Gauge("ahs_cloud_opinion_queue", "Second opinions running or waiting", registry=put)
+        self.opinions_shed = Counter(
+            "ahs_cloud_opinions_shed", "Requests turned away (503, 429)", ["reason"], registry=put
+        )
+        self.opinions_answered = Counter(
+            "ahs_cloud_opinions_answered", "Second opinions given here", ["outcome"], registry=put
+        )
+        self.ingest_messages = Counter(
+            "ahs_cloud_ingest_messages", "Messages taken from the broker", ["kind", "outcome"], registry=put
+        )
+        self.ingest_rows = Counter("ahs_cloud_ingest_events", "Events committed", ["kind", "outcome"], registry=put)
+        self.ingest_commit_seconds = Histogram(
+            "ahs_cloud_ingest_commit_seconds", "Time of one ingest transaction", buckets=_SECONDS, registry=put
+        )
+        self.outbox_published = Counter(
+            "ahs_cloud_outbox_messages", "Messages towards devices", ["outcome"], registry=put
+        )
+        self.broker_connected = Gauge("ahs_cloud_broker_connected", "1 while the broker answers", registry=put)
+        self.leader = Gauge("ahs_cloud_worker_leader", "1 while this worker holds the lease", registry=put)
+        self.restarts = Counter(
+            "ahs_cloud_supervised_restarts",
+            "Loops of the worker that failed and were started again",
+            ["loop"],
+            registry=put,
+        )
+        self.fleet = FleetCollector()
+        self.registry.register(self.fleet)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFigures:
+    """The fleet as the database has it. Dictionaries go from a stored constant to a number."""
+
+    devices: dict[str, int] = field(default_factory=dict)
+    fields: dict[str, int] = field(default_factory=dict)
+    opinions: dict[str, int] = field(default_factory=dict)
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    alarms: dict[str, int] = field(default_factory=dict)
+    dropped_results: int = 0
+    dropped_images: int = 0
+    outbox_waiting: int = 0
+    ingest_lag_s: float = 0.0
+    images: int = 0
+    image_bytes: int = 0
+    read_at_s: float = 0.0
+
+
+class FleetCollector(Collector):
+    """Shows the figures last read; nothing at all where this process does not lead."""
+
+    def __init__(self) -> None:
+        self.figures: FleetFigures | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by prometheus-client at each scrape, from any thread."""
+        figures = self.figures
+        if figures is None:
+            return
+        yield _gauge("ahs_fleet_devices", "Registered devices by presence", "presence", figures.devices)
+        yield _counter("ahs_fleet_fields", "Fields committed, by decision", "decision", figures.fields)
+        yield _gauge("ahs_fleet_opinions", "Second opinions by state", "state", figures.opinions)
+        yield _counter("ahs_fleet_dead_letters", "Messages that could not be taken", "code", figures.dead_letters)
+        yield _counter("ahs_fleet_alarms", "Alarms by severity", "severity", figures.alarms)
+        dropped = {"results": figures.dropped_results, "images": figures.dropped_images}
+        yield _counter("ahs_fleet_dropped", "Rows that devices gave up for want of space", "kind", dropped)
+        yield GaugeMetricFamily("ahs_fleet_outbox_waiting", "Messages to devices not yet sent", figures.outbox_waiting)
+        yield GaugeMetricFamily(
+            "ahs_fleet_ingest_lag_seconds",
+            "Longest way of an online device's last events, sent to committed",
+            figures.ingest_lag_s,
+        )
+        yield GaugeMetricFamily("ahs_fleet_images", "Images kept", figures.images)
+        yield GaugeMetricFamily("ahs_fleet_image_bytes", "Bytes of the images kept", figures.image_bytes)
+        yield GaugeMetricFamily("ahs_fleet_read_timestamp_seconds", "When these were read", figures.read_at_s)
+
+
+def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in sorted(values.items()):
+        family.add_metric([key], value)
+    return family
+
+
+def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in sorted(values.items()):
+        family.add_metric([key], value)
+    return family
