@@ -3,7 +3,7 @@
 One pass over the whole field is the rule. If the red cells it finds are smaller than the detector was trained for, the
 field is read again in overlapping tiles; if they are larger, once more at a smaller scale. A large field in which the
 first pass finds hardly any red cell, or only small ones, is probed at finer scales before: cells of a few pixels are
-not found at all, or several pass for one.
+not found at all, or several pass for one. A field without measurable red cells is also read at half the scale.
 """
 
 from __future__ import annotations
@@ -155,9 +155,11 @@ class FieldReader:
         doubtful = rbc_px is None or rbc_px * fit < math.sqrt(low * high)
         if doubtful and max(height, width) >= PROBE_ABOVE_RATIO * self._spec.input_px:
             rbc_px = self._probe(rgb, rbc_px, meter)
-        if rbc_px is not None and rbc_px * fit > high:
+        if rbc_px is None:
+            found = self._or_coarser(rgb, found, meter)
+        elif rbc_px * fit > high:
             found = self._merged([self._pass(rgb, math.sqrt(low * high) / rbc_px, meter)], meter)
-        elif rbc_px is not None and rbc_px * fit < low:
+        elif rbc_px * fit < low:
             found = self._tiled(rgb, rbc_px, meter)
         return Reading(found, meter.passes, meter.stage_ms)
 
@@ -186,6 +188,17 @@ class FieldReader:
             if agreed:
                 break
         return rbc_px
+
+    def _or_coarser(self, rgb: ImageRGB, found: Candidates, meter: _Meter) -> Candidates:
+        """Without red cells to measure, look once more at half the scale: a few huge cells may fill the field."""
+        half = self._spec.input_px / max(rgb.shape[:2]) / 2
+        coarser = self._merged([self._pass(rgb, half, meter)], meter)
+        return coarser if self._weight(coarser) > self._weight(found) else found
+
+    def _weight(self, found: Candidates) -> float:
+        """Sum of the scores that count."""
+        thresholds = np.array([self._spec.thresholds[cls] for cls in self._spec.classes], np.float32)
+        return float(found.scores[found.scores >= thresholds[found.classes]].sum())
 
     def _tiled(self, rgb: ImageRGB, rbc_px: float, meter: _Meter) -> Candidates:
         height, width = rgb.shape[:2]
