@@ -63,7 +63,7 @@ OPINION_STATES = {
 
 PRESENCES = {
     "online": ("ok", "online"),
-    "offline": ("fault", "offline"),
+    "offline": ("warning", "offline"),
     "unknown": ("unknown", "never seen"),
 }
 

@@ -218,7 +218,7 @@ export class FieldViewer extends EventTarget {
     if (!umPerPx) return;
     const { context, canvas } = this;
     const pxPerUm = scale / umPerPx;
-    const um = SCALE_BARS_UM.find((length) => length * pxPerUm >= 60) ?? SCALE_BARS_UM.at(-1);
+    const um = SCALE_BARS_UM.find((length) => length * pxPerUm >= 80) ?? SCALE_BARS_UM.at(-1);
     const w = um * pxPerUm;
     const x = canvas.clientWidth - w - 20;
     const y = canvas.clientHeight - 16;
