@@ -114,8 +114,9 @@ class ConsoleSettings(Part):
     """The local web page."""
 
     enabled: bool = Field(True, description="serve the page at all")
-    host: str = Field("127.0.0.1", description="address to listen on; the page has no sign-in")
+    host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8600, ge=0, le=65535, description="TCP port; 0 takes any free one")
+    token_file: Path | None = Field(None, description="file with the page's token; needed for any address but loopback")
 
 
 class RunSettings(Part):

@@ -1,0 +1,242 @@
+"""`ahs-edge`: the program beside the microscope.
+
+Exit codes: 0 done; 1 unexpected error; 2 wrong configuration or arguments; 3 the model bundle cannot be used; 4 the
+source of pictures is not there; 5 something of this workstation (port, disk, store); 6 a bounded run ended before
+everything was delivered; 7 no picture could be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edge_agent.capture.errors import SourceNotFound
+from edge_agent.capture.gate import QualityGate
+from edge_agent.composition import Composed, compose, open_store, sole_user
+from edge_agent.config import Settings, effective, load_settings
+from edge_agent.console.server import ConsoleServer, read_token
+from edge_agent.errors import BadArtefact, ConfigurationError, DeviceFault, EdgeError
+from edge_agent.exit_codes import ExitCode
+from edge_agent.export import export
+from edge_agent.infer import Inference, find_pictures, write_document
+from edge_agent.inference.engine import open_engine
+from edge_agent.logs import configure
+from edge_agent.reading import FieldReader
+from edge_agent.version import agent_version
+
+log = structlog.get_logger()
+
+app = typer.Typer(
+    name="ahs-edge",
+    help="Finds and classifies blood cells beside the microscope. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting, e.g. --set mqtt.host=broker.lab (may be repeated).")
+]
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    source: Annotated[str | None, typer.Option(help="Camera number, stream URL, video, folder, or sim:seed=7.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for the agent's own files.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one if not given.")] = None,
+    stop_after_fields: Annotated[int | None, typer.Option(help="Stop when the slide has so many fields.")] = None,
+    exit_when_drained: Annotated[
+        bool, typer.Option("--exit-when-drained", help="At the end close the slide, deliver everything, then exit.")
+    ] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Read fields from a camera (or a simulation) until stopped; works without any network."""
+    flags = {
+        "source": source,
+        "data_dir": data_dir,
+        "inference.bundle": bundle,
+        "run.stop_after_fields": stop_after_fields,
+        "run.exit_when_drained": exit_when_drained or None,
+    }
+    with _answered():
+        configure(level=_level(log_level))
+        settings = _settings(config, set_, flags)
+        stop = _stop_on_signals()
+        code = _run(settings, stop)
+    raise typer.Exit(code)
+
+
+def _run(settings: Settings, stop: threading.Event) -> ExitCode:
+    with sole_user(settings.data_dir), contextlib.ExitStack() as stack:
+        engine = open_engine(
+            settings.inference.bundle, threads=settings.inference.threads, self_test=settings.run.self_test
+        )
+        stack.callback(engine.close)
+        store = open_store(settings)
+        stack.callback(store.close)
+        composed = compose(settings, engine, store, facts=engine.facts)
+        stack.enter_context(_console(settings, composed))
+        log.info(
+            "agent_started",
+            device=settings.device.id,
+            boot=store.boot,
+            model=f"{engine.model.name} {engine.model.version}",
+            threads=engine.facts.threads,
+            source=settings.source.kind,
+            version=agent_version(),
+        )
+        code = composed.agent.run(stop)
+        log.info("agent_stopped", code=int(code))
+        return code
+
+
+@contextlib.contextmanager
+def _console(settings: Settings, composed: Composed) -> Iterator[None]:
+    if not settings.console.enabled:
+        yield
+        return
+    file = settings.console.token_file
+    token = read_token(file) if file is not None else None
+    with ConsoleServer(
+        composed.console, host=settings.console.host, port=settings.console.port, token=token
+    ) as console:
+        log.info("console_opened", url=console.url)
+        yield
+
+
+@app.command()
+def infer(
+    images: Annotated[Path, typer.Option(help="Folder of pictures, or one picture.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one if not given.")] = None,
+    annotated: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes and cell types.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="List weaker detections too, down to this score.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=64, help="Threads; measured if not given.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Find and classify the cells of picture files with the same pipeline as `run`."""
+    with _answered():
+        configure(level="warning")
+        settings = _settings(config, set_, {"inference.bundle": bundle, "inference.threads": threads})
+        pictures = find_pictures(images)
+        engine = open_engine(
+            settings.inference.bundle, threads=settings.inference.threads, self_test=settings.run.self_test
+        )
+        inference = Inference(
+            engine,
+            FieldReader(engine, QualityGate(settings.quality), settings.triage),
+            root=images if images.is_dir() else images.parent,
+            min_score=min_score,
+            annotated_folder=annotated,
+        )
+        with _progress() as progress:
+            task = progress.add_task("pictures", total=len(pictures))
+            inference.run(pictures, lambda: progress.advance(task))
+        document = inference.document()
+        write_document(document, out)
+        engine.close()
+    for error in document["errors"]:
+        typer.echo(f"not read: {error['file']}: {error['reason']}", err=True)
+    outcome = inference.outcome
+    typer.echo(f"{outcome.read} of {len(pictures)} pictures read -> {out}  (research use only)", err=True)
+    raise typer.Exit(ExitCode.OK if outcome.read else ExitCode.NOTHING_READ)
+
+
+@app.command("export")
+def export_(
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the agent's own files.")] = None,
+) -> None:
+    """Write everything the agent has stored as one JSON report; the agent may be running."""
+    with _answered():
+        report = export(_settings(config, set_, {"data_dir": data_dir}), out)
+    typer.echo(f"{len(report.fields)} fields, {len(report.opinions)} second opinions -> {out}", err=True)
+
+
+@app.command("check-config")
+def check_config(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Check the configuration and print what would be in force."""
+    with _answered():
+        typer.echo(effective(_settings(config, set_, {})), nl=False)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(agent_version())
+
+
+def _settings(config: Path | None, set_: list[str] | None, flags: dict[str, Any]) -> Settings:
+    overrides: dict[str, Any] = {}
+    for item in set_ or []:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"--set {item}: write section.key=value, e.g. mqtt.host=broker.lab")
+        overrides[key.strip()] = None if value.strip() in ("", "null") else value.strip()
+    overrides |= {key: value for key, value in flags.items() if value is not None}
+    return load_settings(config, overrides=overrides)
+
+
+def _level(text: str) -> str:
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise ConfigurationError(f"--log-level {text}: use debug, info, warning or error")
+    return text.lower()
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+    )
+
+
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    """Whatever a person has to put right becomes one clear message and its exit code."""
+    try:
+        yield
+    except ConfigurationError as exc:
+        _fail(exc, ExitCode.CONFIGURATION)
+    except BadArtefact as exc:
+        _fail(exc, ExitCode.BUNDLE)
+    except SourceNotFound as exc:
+        _fail(exc, ExitCode.SOURCE)
+    except DeviceFault as exc:
+        _fail(exc, ExitCode.WORKSTATION)
+    except EdgeError as exc:
+        _fail(exc, ExitCode.UNEXPECTED)
+
+
+def _fail(exc: Exception, code: ExitCode) -> NoReturn:
+    typer.echo(f"ahs-edge: {exc}", err=True)
+    raise typer.Exit(code) from exc

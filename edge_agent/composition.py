@@ -1,0 +1,289 @@
+"""Puts an agent together from its settings. The only place that knows all the parts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import onnxruntime
+import structlog
+
+from edge_agent.capture.frame import Frame
+from edge_agent.capture.gate import QualityGate
+from edge_agent.capture.measure import thumbnail
+from edge_agent.capture.opening import open_source
+from edge_agent.capture.selection import FieldSelector, Selection
+from edge_agent.capture.source import DroppedFrame, FrameSource
+from edge_agent.capturing import CaptureLoop
+from edge_agent.clock import Clock
+from edge_agent.config import Settings
+from edge_agent.console_state import AgentConsole
+from edge_agent.daemon import Agent, Parts, alarms_into, gauges_of, new_frames_queue
+from edge_agent.errors import ConfigurationError
+from edge_agent.inference.engine import Engine, EngineFacts
+from edge_agent.live import LiveState
+from edge_agent.metrics import Metrics
+from edge_agent.problems import Problems
+from edge_agent.reading import FieldReader
+from edge_agent.recording import RecordLoop, SourceName
+from edge_agent.store.reads_sqlite import Reads
+from edge_agent.store.spool_sqlite import Quotas
+from edge_agent.store.store_sqlite import Store
+from edge_agent.triage.sampling import WINDOW_S, Sampler
+from edge_agent.uplink.asking import AskCore
+from edge_agent.uplink.bus_paho import MAX_PACKET_BYTES, PahoBus
+from edge_agent.uplink.cloud_http import HttpCloud
+from edge_agent.uplink.core import UplinkCore
+from edge_agent.uplink.courier import Courier
+from edge_agent.uplink.driver import UplinkDriver
+from edge_agent.uplink.traffic import DeviceReport, Identity, SpoolGrew, Tuning
+from edge_agent.version import agent_version
+from fleet.contract.base import utc_now_text
+from fleet.contract.messages import (
+    Alarm,
+    Capabilities,
+    OpinionReady,
+    SamplingPolicy,
+    SelfTestSummary,
+    Severity,
+)
+
+LOCK_NAME = "agent.lock"
+MODEL_KEY = "model"
+FRAME_DROPPED = "frame_dropped"
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Composed:
+    """An agent, ready to run, with what is shown of it."""
+
+    agent: Agent
+    parts: Parts
+    console: AgentConsole
+
+
+@contextlib.contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Keeps a second agent off the same data folder.
+
+    Raises:
+        ConfigurationError: there is one already, or the folder cannot be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK_NAME).open("a")
+    except OSError as exc:
+        raise ConfigurationError(f"the data folder {folder} cannot be used: {exc.strerror}") from exc
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"another agent already uses the data folder {folder}: stop it or give another data_dir"
+            ) from exc
+        yield
+
+
+def open_store(settings: Settings) -> Store:
+    """The store of the data folder."""
+    limits = settings.store
+    return Store(settings.data_dir, Quotas(rows=limits.spool_rows, image_bytes=limits.spool_image_bytes))
+
+
+def compose(settings: Settings, engine: Engine, store: Store, *, facts: EngineFacts | None = None) -> Composed:
+    """Every part in its place; nothing runs yet.
+
+    Args:
+        settings: of the run.
+        engine: the model, open.
+        store: open.
+        facts: of the bundle, for the console; None for an engine without one.
+    """
+    clock, live, metrics = Clock(), LiveState(), Metrics()
+    reads = Reads(store.database)
+    store.remember(MODEL_KEY, engine.model.model_dump_json())
+    metrics.model.labels(engine.model.name, engine.model.version, engine.model.digest).set(1)
+    grown = _Later()
+    problems = Problems(alarms_into(store, clock, grown))
+    frames, enough = new_frames_queue(), threading.Event()
+    name = SourceName(settings.source.kind, open_source(settings.source).replayable)
+    recorder = RecordLoop(
+        settings,
+        reader=FieldReader(engine, QualityGate(settings.quality), settings.triage),
+        store=store,
+        sampler=_sampler(settings, reads, clock),
+        frames=frames,
+        source=name,
+        enough=enough,
+        clock=clock,
+        live=live,
+        metrics=metrics,
+        problems=problems,
+        on_stored=grown,
+    )
+    capture = CaptureLoop(
+        lambda: _resumed(settings, reads, name, recorder.slide.slide_id, _drop_teller(store, clock, grown)),
+        frames,
+        is_new_field=_new_field_rule(settings),
+        enough=enough,
+        strict=settings.run.exit_when_drained,
+        metrics=metrics,
+        problems=problems,
+    )
+    report = DeviceReport(engine.model, _self_test(facts))
+    parts = Parts(store, recorder, capture, live, metrics, problems, clock, report)
+    _connect(settings, parts)
+    grown.targets = _listeners(parts)
+    return Composed(Agent(settings, parts), parts, AgentConsole(settings, parts, facts, engine.model))
+
+
+class _Later:
+    """A call whose receivers are known only when everything is put together."""
+
+    def __init__(self) -> None:
+        self.targets: tuple[Callable[[], None], ...] = ()
+
+    def __call__(self) -> None:
+        for target in self.targets:
+            target()
+
+
+def _listeners(parts: Parts) -> tuple[Callable[[], None], ...]:
+    found: list[Callable[[], None]] = []
+    if (driver := parts.driver) is not None:
+        found.append(lambda: driver.post(SpoolGrew()))
+    if (courier := parts.courier) is not None:
+        found.append(courier.wake)
+    return tuple(found)
+
+
+def _connect(settings: Settings, parts: Parts) -> None:
+    """The two ways to the cloud, as far as they are configured."""
+    if settings.cloud.url is not None:
+        parts.courier = Courier(
+            HttpCloud(settings.cloud),
+            AskCore(catch_up_s=settings.cloud.catch_up_s),
+            store=parts.store,
+            clock=parts.clock,
+            metrics=parts.metrics,
+        )
+    if settings.mqtt.host is None:
+        return
+    courier = parts.courier
+
+    def on_opinion(message: OpinionReady, fetch: bool) -> None:
+        parts.metrics.opinions.labels(message.state.value).inc()
+        if fetch and courier is not None:
+            courier.want(message.opinion)
+
+    parts.driver = UplinkDriver(
+        UplinkCore(_identity(settings, parts.store), parts.report, _tuning(settings)),
+        lambda deliver: PahoBus(settings.mqtt, client_id=settings.device.id, deliver=deliver),
+        store=parts.store,
+        clock=parts.clock,
+        metrics=parts.metrics,
+        gauges=lambda: gauges_of(parts.live, parts.problems),
+        on_opinion=on_opinion,
+        on_catch_up=courier.catch_up_soon if courier is not None else lambda: None,
+    )
+
+
+def _tuning(settings: Settings) -> Tuning:
+    return Tuning(
+        connect_deadline_s=settings.mqtt.connect_timeout_s * 3,
+        ack_timeout_s=settings.mqtt.ack_timeout_s,
+        telemetry_s=settings.mqtt.telemetry_s,
+    )
+
+
+def _identity(settings: Settings, store: Store) -> Identity:
+    return Identity(
+        device=settings.device.id,
+        site=settings.device.site,
+        boot=store.boot,
+        agent_version=agent_version(),
+        instance=os.urandom(6).hex(),
+        capabilities=Capabilities(
+            agent_version=agent_version(),
+            python=platform.python_version(),
+            onnxruntime=onnxruntime.__version__,
+            providers=tuple(onnxruntime.get_available_providers())[:16],
+            cpu_cores=os.cpu_count() or 1,
+            memory_bytes=_memory_bytes(),
+            source=settings.source.kind,
+            max_packet_bytes=MAX_PACKET_BYTES,
+        ),
+    )
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return 0
+
+
+def _sampler(settings: Settings, reads: Reads, clock: Clock) -> Sampler:
+    """Goes on with the hour's budget where an earlier run left it: a restart must not be a way round it."""
+    now = clock.now()
+    since = utc_now_text(now.utc - timedelta(seconds=WINDOW_S))
+    sent = [datetime.fromisoformat(text) for text in reads.images_queued_since(since)]
+    ages_s = [max(0.0, (now.utc - moment.astimezone(UTC)).total_seconds()) for moment in sent]
+    policy = SamplingPolicy(per_hour=settings.sampling.per_hour, audit_ratio=settings.sampling.audit_ratio)
+    return Sampler(policy, [now.monotonic_s - age_s for age_s in ages_s])
+
+
+def _resumed(
+    settings: Settings, reads: Reads, name: SourceName, slide_id: int, on_drop: Callable[[DroppedFrame], None]
+) -> FrameSource:
+    """A source that goes on where the store stands. A watched folder never shows a file twice, whatever the slide."""
+    source = open_source(settings.source, on_drop=on_drop)
+    if not name.replayable:
+        return source
+    refs = reads.source_refs(name.key, slide_id=None if settings.source.watch else slide_id)
+    if source.kind == "folder":
+        source.skip(refs)
+    elif refs:
+        try:
+            source.resume_after(refs[-1])
+        except ValueError as exc:
+            # Another video or other settings under the same slide: begin anew; what is known is not counted twice.
+            log.warning("source_not_resumed", error=str(exc))
+    return source
+
+
+def _drop_teller(store: Store, clock: Clock, on_stored: Callable[[], None]) -> Callable[[DroppedFrame], None]:
+    def tell(dropped: DroppedFrame) -> None:
+        now = clock.now().utc
+        text = f"{dropped.source_ref}: {dropped.text}"[:500]
+        alarm = Alarm(
+            boot=0, seq=0, raised_at=now, severity=Severity.WARNING, code=f"{FRAME_DROPPED}_{dropped.reason}", text=text
+        )
+        store.alarm(alarm, now=now)
+        on_stored()
+
+    return tell
+
+
+def _new_field_rule(settings: Settings) -> Callable[[Frame], bool]:
+    selector = FieldSelector(settings.selection)
+    return lambda frame: selector.offer(thumbnail(frame.image), frame.captured_monotonic_s) is Selection.NEW_FIELD
+
+
+def _self_test(facts: EngineFacts | None) -> SelfTestSummary | None:
+    if facts is None or facts.self_test is None:
+        return None
+    return SelfTestSummary(
+        passed=facts.self_test.passed,
+        age_s=max(0.0, (datetime.now(UTC) - facts.loaded_at).total_seconds()),
+        failures=tuple(check.name for check in facts.self_test.failures)[:32],
+    )
