@@ -79,10 +79,10 @@ class QualitySettings(Part):
     """Limits of the quality gate; how the defaults were found stands in docs/capture.md."""
 
     focus_min: float = Field(0.14, ge=0, description="smallest sharpness, see FieldMeasurements.focus")
-    brightness_min_level: float = Field(60.0, ge=0, le=255, description="smallest median grey level of the field")
+    brightness_min_level: float = Field(90.0, ge=0, le=255, description="smallest median grey level of the field")
     brightness_max_level: float = Field(250.0, ge=0, le=255, description="largest median grey level of the field")
     saturated_max_ratio: float = Field(0.5, ge=0, le=1, description="largest share of pixels at 250 or above")
-    cast_max_level: float = Field(60.0, ge=0, le=255, description="largest tint of the background in grey levels")
+    cast_max_level: float = Field(85.0, ge=0, le=255, description="largest tint of the background in grey levels")
     cells_min: int = Field(3, ge=0, description="fewest counted cells")
     cells_max: int = Field(400, ge=1, description="most counted cells")
     red_cell_min_px: float = Field(30.0, gt=0, description="smallest median diameter of the red cells, pixels")
