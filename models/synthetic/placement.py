@@ -31,6 +31,7 @@ RADIUS_UM: Final[dict[str, tuple[float, float]]] = {
 """Least and largest radius of a white cell, in µm."""
 _ATTEMPTS: Final = 24
 _WHITE_GAP_UM: Final = 1.0
+_CROWDED_DEPTH: Final = 0.35
 _PLATELET_ROOM_UM: Final = 1.3
 
 FloatArray = NDArray[np.float64]
@@ -180,18 +181,19 @@ class Plane:
         depths = np.where(rng.random(count) < spec.rbc_overlap_ratio, rng.uniform(0.25, 0.9, count), -0.03)
         # All places to try are compared with the neighbours at once: one by one this took most of the time.
         tried_um = _somewhere(rng, i, j, count=count * _ATTEMPTS)
-        need_um = np.repeat(radii_um * (1.0 - depths), _ATTEMPTS)
-        free = (white.clearances_um(tried_um) >= np.repeat(radii_um * 0.93, _ATTEMPTS)) & (
-            before.clearances_um(tried_um) >= need_um
-        )
+        free_um = before.clearances_um(tried_um)
+        allowed = white.clearances_um(tried_um) >= np.repeat(radii_um * 0.93, _ATTEMPTS)
         placed: list[PlacedCell] = []
         for number in range(count):
-            own = number * _ATTEMPTS + np.flatnonzero(free[number * _ATTEMPTS : (number + 1) * _ATTEMPTS])
-            fits = own[here.clearances_um(tried_um[own]) >= need_um[number * _ATTEMPTS]]
+            own = number * _ATTEMPTS + np.flatnonzero(allowed[number * _ATTEMPTS : (number + 1) * _ATTEMPTS])
+            room_um = np.minimum(free_um[own], here.clearances_um(tried_um[own]))
+            radius_um = float(radii_um[number])
+            fits = own[room_um >= radius_um * (1.0 - depths[number])]
+            if not fits.size:  # Crowded: cells then lie a little over each other, as they do in a thick smear.
+                fits = own[room_um >= radius_um * (1.0 - _CROWDED_DEPTH)]
             if not fits.size:
                 continue
             x_um, y_um = (float(v) for v in tried_um[fits[0]])
-            radius_um = float(radii_um[number])
             here.add(x_um, y_um, radius_um)
             placed.append(self._place("rbc", i, j, number, x_um=x_um, y_um=y_um, radius_um=radius_um))
         return tuple(placed)
