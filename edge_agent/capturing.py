@@ -26,6 +26,26 @@ Frames = queue.Queue[Frame | None]
 """Frames on their way to the recorder; None says that there will be no more."""
 
 
+class Tickets:
+    """How many frames may still be taken in a bounded run, so that none is taken that will not be stored.
+
+    Args:
+        count: None for an unbounded run.
+    """
+
+    def __init__(self, count: int | None) -> None:
+        self._free = None if count is None else threading.Semaphore(max(0, count))
+
+    def take(self, timeout_s: float) -> bool:
+        """Before a frame is read; False when none became free."""
+        return self._free is None or self._free.acquire(timeout=timeout_s)
+
+    def give_back(self) -> None:
+        """The frame was not stored: another one may take its place."""
+        if self._free is not None:
+            self._free.release()
+
+
 class CaptureLoop:
     """See the module.
 
@@ -33,6 +53,7 @@ class CaptureLoop:
         make_source: a fresh source that goes on where the store stands; asked again after each failure.
         frames: where they go; a full queue makes a replayed source wait and a live one lose the frame, counted.
         is_new_field: whether a live frame shows a field that was not counted yet.
+        tickets: one is taken before each frame of a replayed source.
         enough: set by the recorder when the run is long enough.
         strict: a source that is not there ends the program instead of being waited for.
     """
@@ -43,6 +64,7 @@ class CaptureLoop:
         frames: Frames,
         *,
         is_new_field: Callable[[Frame], bool],
+        tickets: Tickets,
         enough: threading.Event,
         strict: bool,
         metrics: Metrics,
@@ -51,6 +73,8 @@ class CaptureLoop:
         self._make_source = make_source
         self._frames = frames
         self._is_new_field = is_new_field
+        self._tickets = tickets
+        self._ticket = False
         self._enough = enough
         self._strict = strict
         self._metrics = metrics
@@ -83,6 +107,9 @@ class CaptureLoop:
 
     def _read(self, source: FrameSource, stop: threading.Event) -> None:
         while not stop.is_set() and not self._enough.is_set():
+            if not source.live and not self._ticket:
+                self._ticket = self._tickets.take(READ_S)
+                continue
             try:
                 frame = source.read(READ_S)
             except (SourceTimeout, SourceLost):
@@ -96,6 +123,7 @@ class CaptureLoop:
                 log.error("frame_not_read", error=str(exc))
                 continue
             if not source.live:
+                self._ticket = False
                 self._hand_over(frame, stop)
             elif not self._is_new_field(frame):
                 self._metrics.frames_skipped.labels("same_field").inc()

@@ -21,7 +21,7 @@ from edge_agent.capture.measure import thumbnail
 from edge_agent.capture.opening import open_source
 from edge_agent.capture.selection import FieldSelector, Selection
 from edge_agent.capture.source import DroppedFrame, FrameSource
-from edge_agent.capturing import CaptureLoop
+from edge_agent.capturing import CaptureLoop, Tickets
 from edge_agent.clock import Clock
 from edge_agent.config import Settings
 from edge_agent.console_state import AgentConsole
@@ -115,6 +115,11 @@ def compose(settings: Settings, engine: Engine, store: Store, *, facts: EngineFa
     grown = _Later()
     problems = Problems(alarms_into(store, clock, grown))
     frames, enough = new_frames_queue(), threading.Event()
+    slide = store.open_slide(
+        settings.slide.name, target_white_cells=settings.slide.target_white_cells, now=clock.now().utc
+    )
+    limit = settings.run.stop_after_fields
+    tickets = Tickets(None if limit is None else limit - slide.fields)
     name = SourceName(settings.source.kind, open_source(settings.source).replayable)
     recorder = RecordLoop(
         settings,
@@ -124,6 +129,8 @@ def compose(settings: Settings, engine: Engine, store: Store, *, facts: EngineFa
         frames=frames,
         source=name,
         enough=enough,
+        tickets=tickets,
+        slide=slide,
         clock=clock,
         live=live,
         metrics=metrics,
@@ -131,9 +138,10 @@ def compose(settings: Settings, engine: Engine, store: Store, *, facts: EngineFa
         on_stored=grown,
     )
     capture = CaptureLoop(
-        lambda: _resumed(settings, reads, name, recorder.slide.slide_id, _drop_teller(store, clock, grown)),
+        lambda: _resumed(settings, reads, name, slide.slide_id, _drop_teller(store, clock, grown)),
         frames,
         is_new_field=_new_field_rule(settings),
+        tickets=tickets,
         enough=enough,
         strict=settings.run.exit_when_drained,
         metrics=metrics,

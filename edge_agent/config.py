@@ -123,7 +123,7 @@ class RunSettings(Part):
     """How long a run lasts."""
 
     stop_after_fields: int | None = Field(
-        None, ge=1, description="stop when the open slide has so many fields; a restarted run goes on counting"
+        None, ge=1, description="end the run when the open slide has so many fields; a restarted run goes on counting"
     )
     exit_when_drained: bool = Field(
         False, description="when the source has ended: close the slide, deliver everything, then exit"

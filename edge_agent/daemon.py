@@ -133,6 +133,9 @@ class Agent:
                     if time.monotonic() >= drain_until_s:
                         log.error("run_not_delivered", results=waiting.events, images=waiting.images)
                         return ExitCode.NOT_DELIVERED
+                elif self._settings.run.stop_after_fields is not None:
+                    log.info("run_finished", results=waiting.events, images=waiting.images)
+                    return ExitCode.OK
             stop.wait(WATCH_S)
         return ExitCode.OK
 

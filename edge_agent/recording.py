@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from edge_agent.capture.frame import Frame
-from edge_agent.capturing import Frames
+from edge_agent.capturing import Frames, Tickets
 from edge_agent.clock import Clock
 from edge_agent.config import Settings
 from edge_agent.errors import DeviceFault, StoreDamaged, StoreFull
@@ -57,6 +57,8 @@ class RecordLoop:
         frames: where they come from.
         source: which source it is.
         enough: set here when the run is long enough.
+        tickets: given back for frames that were not stored.
+        slide: the open one.
         on_stored: told after each commit.
     """
 
@@ -70,6 +72,8 @@ class RecordLoop:
         frames: Frames,
         source: SourceName,
         enough: threading.Event,
+        tickets: Tickets,
+        slide: SlideTotals,
         clock: Clock,
         live: LiveState,
         metrics: Metrics,
@@ -84,6 +88,7 @@ class RecordLoop:
         self._frames = frames
         self._source = source
         self._enough = enough
+        self._tickets = tickets
         self._clock = clock
         self._live = live
         self._metrics = metrics
@@ -93,10 +98,8 @@ class RecordLoop:
         self._held: Frame | None = None
         self._tries = 0
         self.done = threading.Event()
-        self.slide = store.open_slide(
-            settings.slide.name, target_white_cells=settings.slide.target_white_cells, now=clock.now().utc
-        )
-        live.put(slide=self.slide)
+        self.slide = slide
+        live.put(slide=slide)
 
     def run(self, stop: threading.Event) -> None:
         """Until there are no more frames, the run is long enough, or stop."""
@@ -179,6 +182,7 @@ class RecordLoop:
             return
         if not stored:
             self._metrics.fields_repeated.inc()
+            self._tickets.give_back()
             log.info("field_repeated", source_ref=frame.source_ref)
             return
         self._tell(record, judged, frame, latency_ms=(time.monotonic() - start_s) * 1000.0)
@@ -230,6 +234,7 @@ class RecordLoop:
 
     def _unusable(self, frame: Frame, text: str) -> None:
         self._metrics.frames_unusable.inc()
+        self._tickets.give_back()
         log.error("frame_unusable", source_ref=frame.source_ref, error=text)
         self._alarm(FRAME_UNUSABLE, f"{frame.source_ref}: {text}"[:500], Severity.WARNING)
 
