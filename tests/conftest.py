@@ -37,6 +37,7 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "chromium": ("Chromium and Playwright", _chromium_is_there),
     "postgres": ("PostgreSQL's server programs", _postgres_is_there),
     "root": ("to be run as root", lambda: hasattr(os, "geteuid") and os.geteuid() == 0),
+    "promtool": ("promtool of Prometheus", lambda: shutil.which("promtool") is not None),
     "data": ("AHS_DATA_DIR", _data_is_there),
 }
 """Marker -> (what it needs, whether that is there)."""
