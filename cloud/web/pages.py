@@ -10,9 +10,10 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from cloud.auth.dependencies import PagePrincipal, ReadSession
 from cloud.auth.principals import Permission, Principal
 from cloud.devices.queries import list_devices
+from cloud.health import readyz
 from cloud.opinions.queries import get_opinion_detail, list_opinions
 from cloud.web.rendering import TABS, CloudRendering, Visitor, field_boxes
-from fleet.contract.http import OpinionPage, Problem
+from fleet.contract.http import Health, OpinionPage, Problem
 from fleet.contract.messages import OpinionState
 
 DEVICES_A_PAGE = 200
@@ -26,6 +27,7 @@ def create_pages() -> APIRouter:
     _add_entrance(router)
     _add_devices(router)
     _add_review(router)
+    _add_system(router)
     return router
 
 
@@ -114,6 +116,13 @@ def _add_review(router: APIRouter) -> None:
         detail = await get_opinion_detail(session, principal, opinion_id)
         plain = field_boxes(detail.opinion, detail.context, width_px=detail.width_px, height_px=detail.height_px)
         return JSONResponse(plain, headers={"Cache-Control": "no-store"})
+
+
+def _add_system(router: APIRouter) -> None:
+    @router.get("/system")
+    async def system(request: Request, principal: PagePrincipal) -> Response:
+        answer = await readyz(request)
+        return _rendering.system(visitor_of(principal), Health.model_validate_json(bytes(answer.body)))
 
 
 def known_state(state: str) -> str:

@@ -27,6 +27,7 @@ SIGN_IN_MESSAGES: dict[str, tuple[str, str, str]] = {
     "session_invalid": ("plain", "Your session is no longer good.", "Sign in again; you come back to where you were."),
     "token_expired": ("fault", "This token has expired.", "Ask an operator for a new one."),
     "token_revoked": ("fault", "This token was revoked.", "Ask an operator for a new one."),
+    "token_of_device": ("fault", "This is a device's token.", "The console opens with a person's token."),
     "role_not_allowed": ("fault", "This is a device's token.", "The console opens with a person's token."),
     "foreign_origin": ("fault", "The sign-in came from another page.", "Sign in on this page."),
 }
@@ -104,7 +105,9 @@ class CloudRendering:
 
     def system(self, visitor: Visitor, health: Health) -> HTMLResponse:
         """Parts of the service."""
-        return self._show("system.html", "/system", visitor, {"health": health}, only_rows=False)
+        parts = [(name, *part_words(text)) for name, text in health.parts.items()]
+        values = {"parts": parts, "version": health.version}
+        return self._show("system.html", "/system", visitor, values, only_rows=False)
 
     def _show(
         self, template: str, here: str, visitor: Visitor, values: dict[str, Any], only_rows: bool
@@ -113,6 +116,17 @@ class CloudRendering:
         if only_rows:
             return HTMLResponse(self._kit.fragment(template, frame=frame, **values), headers=dict(SECURITY_HEADERS))
         return self._kit.page(template, frame=frame, **values)
+
+
+def part_words(text: str) -> tuple[str, str, str]:
+    """Chip state, chip word and sentence of a part's line in `/readyz`."""
+    if text == "ok":
+        return "ok", "ok", "works"
+    if text.startswith("off"):
+        return "off", "off", text.partition(":")[2].strip() or "switched off"
+    if text in ("connecting", "standing by", "not tested yet"):
+        return "busy", "working", text
+    return "fault", "check", text
 
 
 def field_boxes(opinion: SecondOpinion, context: OpinionContext, *, width_px: int, height_px: int) -> dict[str, Any]:

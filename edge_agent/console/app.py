@@ -26,7 +26,7 @@ from edge_agent.console.view import ConsoleView
 from fleet.webkit import EventStream, Feed
 
 GALLERY_CELLS = 600
-MAX_BROWSERS = 8
+MAX_BROWSERS = 16
 JPEG_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 

@@ -19,6 +19,7 @@ from edge_agent.errors import ConfigurationError, DeviceFault, PortInUse
 MIN_TOKEN_CHARACTERS = 16
 MAX_CONNECTIONS = 64
 STOP_TIMEOUT_S = 3.0
+SEND_BUFFER_BYTES = 128 * 1024
 
 
 def is_loopback(host: str) -> bool:
@@ -105,6 +106,8 @@ class ConsoleServer:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by each connection: who does not read is noticed after kilobytes, not megabytes.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         try:
             listening.bind((self._host, self._port))
         except OSError as exc:

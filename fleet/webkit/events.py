@@ -16,6 +16,11 @@ SEND_TIMEOUT_S = 10.0
 HEARTBEAT_S = 2.0
 """A comment or event at least this often, so that the page can tell "nothing new" from "nobody there"."""
 
+MAX_AGE_S = 60.0
+"""A stream ends after this and a browser that is still there opens the next: a place is never held by a dead one."""
+RETRY_MS = 300
+"""What browsers are told to wait before they open the next stream."""
+
 
 class FeedFull(Exception):
     """As many browsers as are served at once are there already."""
@@ -86,12 +91,20 @@ def encode_event(name: str, text: str) -> bytes:
 class EventStream(Response):
     """ASGI response that follows a feed until the browser goes, stops reading, or the server stops."""
 
-    def __init__(self, feed: Feed, *, send_timeout_s: float = SEND_TIMEOUT_S, heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        send_timeout_s: float = SEND_TIMEOUT_S,
+        heartbeat_s: float = HEARTBEAT_S,
+        max_age_s: float = MAX_AGE_S,
+    ) -> None:
         """Args: feed: what to follow."""
         super().__init__(media_type="text/event-stream")
         self._feed = feed
         self._send_timeout_s = send_timeout_s
         self._heartbeat_s = heartbeat_s
+        self._max_age_s = max_age_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the stream, or 503 when the feed is full; the slot is given back whatever happens."""
@@ -122,12 +135,20 @@ class EventStream(Response):
             (b"x-content-type-options", b"nosniff"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + self._max_age_s
+        preface = f"retry: {RETRY_MS}\n\n".encode()
         version = 0
-        while not self._feed.closed:
+        while not self._feed.closed and loop.time() < ends_s:
             version, topics = await self._feed.newer_than(version, timeout_s=self._heartbeat_s)
             body = b"".join(encode_event(name, text) for name, text in topics.items()) or encode_event("beat", "")
-            message = {"type": "http.response.body", "body": body, "more_body": True}
-            await asyncio.wait_for(send(message), self._send_timeout_s)
+            await self._put(send, preface + body, more=True)
+            preface = b""
+        await self._put(send, b"", more=False)
+
+    async def _put(self, send: Send, body: bytes, *, more: bool) -> None:
+        message = {"type": "http.response.body", "body": body, "more_body": more}
+        await asyncio.wait_for(send(message), self._send_timeout_s)
 
 
 async def _disconnected(receive: Receive) -> None:
