@@ -71,7 +71,7 @@ class SelectionSettings(Part):
         0.15, ge=0, lt=1, description="a field that shares more of its area with the one last counted is not new"
     )
     peak_above_ratio: float = Field(
-        0.35, gt=0, le=1, description="overlapping fields correlate at least so well over their common area"
+        0.7, gt=0, le=1, description="overlapping fields correlate at least so well over their common area"
     )
 
 

@@ -137,13 +137,17 @@ def test_a_picture_that_cannot_be_a_field_is_told_once_counted_and_not_delivered
     told: list[DroppedFrame] = []
     with open_source(settings(camera.url), on_drop=told.append) as source:
         read_one(source)
+        camera.stop()
         camera.show([picture(n) for n in range(20)])
+        camera.start()
         wait_for(source, state)
         time.sleep(0.3)
         before = source.status().dropped[DropReason(state.value)]
         assert before >= 2
         assert [d.reason for d in told].count(DropReason(state.value)) == 1
+        camera.stop()
         camera.show([jpeg(n) for n in range(200, 240)])
+        camera.start()
         read_one(source)
         wait_for(source, SourceState.UP)
 

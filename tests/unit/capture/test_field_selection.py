@@ -18,12 +18,12 @@ def seen(x_ratio: float, y_ratio: float = 0.0, *, noise_seed: int = 0) -> np.nda
 
 @pytest.mark.parametrize(("dx", "dy"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.4), (0.3, 0.3), (0.6, 0.0)])
 def test_the_common_area_of_two_fields_is_measured(dx: float, dy: float) -> None:
-    measured = overlap_ratio(seen(0), seen(dx, dy, noise_seed=1), peak_above_ratio=0.35)
+    measured = overlap_ratio(seen(0), seen(dx, dy, noise_seed=1), peak_above_ratio=0.7)
     assert measured == pytest.approx((1 - dx) * (1 - dy), abs=0.05)
 
 
 def test_fields_side_by_side_have_nothing_in_common() -> None:
-    assert max(overlap_ratio(seen(n * 1.1), seen(n * 1.1 + 1.1), peak_above_ratio=0.35) for n in range(8)) == 0.0
+    assert max(overlap_ratio(seen(n * 1.1), seen(n * 1.1 + 1.1), peak_above_ratio=0.7) for n in range(8)) == 0.0
 
 
 def test_a_field_is_counted_once_when_the_stage_rests_and_again_only_after_a_move() -> None:
