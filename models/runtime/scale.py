@@ -1,9 +1,9 @@
 """Brings red cells to the size that the detector knows, whatever the camera and the magnification.
 
 One pass over the whole field is the rule. If the red cells it finds are smaller than the detector was trained for, the
-field is read again in overlapping tiles; if they are larger, once more at a smaller scale. A large field in which the
-first pass finds hardly any red cell, or only small ones, is probed at finer scales before: cells of a few pixels are
-not found at all, or several pass for one. A field without measurable red cells is also read at half the scale.
+field is read again in overlapping tiles; if they are larger, once more at a smaller scale. A field much larger than the
+input is probed at finer scales before: cells of a few pixels are not found at all, or several pass for one. A field
+without measurable red cells is also read at half the scale.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ CUT_MARGIN_PX = 2.0
 CUT_COVERED_RATIO = 0.6
 """A cut box that a whole one covers to this share is the same cell."""
 PROBE_ABOVE_RATIO = 2.5
-"""A field whose longer side is this many inputs is probed when its red cells seem few or small."""
-AGREE_RATIO = 1.25
-"""Two scales that give diameters within this ratio have seen the same red cells."""
+"""A field whose longer side is this many inputs is probed."""
+DENSER_RATIO = 1.5
+"""A finer scale is believed when it shows this many times as many red cells."""
 FRAME_MARGIN_PX = 1.0
 """A box closer than this to the frame's edge is not wholly inside."""
 
@@ -152,9 +152,8 @@ class FieldReader:
         fit = self._spec.input_px / max(height, width)
         low, high = self._spec.rbc_px
         rbc_px = self._rbc_px(found, rgb)
-        doubtful = rbc_px is None or rbc_px * fit < math.sqrt(low * high)
-        if doubtful and max(height, width) >= PROBE_ABOVE_RATIO * self._spec.input_px:
-            rbc_px = self._probe(rgb, rbc_px, meter)
+        if max(height, width) >= PROBE_ABOVE_RATIO * self._spec.input_px:
+            rbc_px = self._probe(rgb, found, meter)
         if rbc_px is None:
             found = self._or_coarser(rgb, found, meter)
         elif rbc_px * fit > high:
@@ -167,27 +166,40 @@ class FieldReader:
         height, width = rgb.shape[:2]
         return median_rbc_px(found, self._spec, width_px=width, height_px=height, min_count=self._min_red_cells)
 
-    def _probe(self, rgb: ImageRGB, rbc_px: float | None, meter: _Meter) -> float | None:
-        """Red-cell diameter by looking at the middle of the field at finer and finer scales.
+    def _probe(self, rgb: ImageRGB, found: Candidates, meter: _Meter) -> float | None:
+        """Red-cell diameter at the scale that shows most red cells in the field's middle.
 
-        Goes on until two scales agree, until red cells of that size would be too large to be seen, or to the camera's
-        own pixels. Without it, a crowd of cells of a few pixels that passes for one large cell would be believed.
+        Where cells are only a few pixels wide, the detector takes crowds for cells: they have a plausible size, but
+        there are far fewer of them than cells. Goes on to the camera's own pixels, or until finer only shows less.
         """
         height, width = rgb.shape[:2]
+        best, best_px = found, self._rbc_px(found, rgb)
+        low, high = self._spec.rbc_px
         for scale in _finer(self._spec.input_px / max(height, width)):
-            if rbc_px is not None and rbc_px * scale > self._spec.rbc_px[1]:
-                break
             side = round(self._spec.input_px / scale)
             x, y = max(0, (width - side) // 2), max(0, (height - side) // 2)
-            part = rgb[y : y + side, x : x + side]
-            finer_px = self._rbc_px(self._merged([self._pass(part, None, meter)], meter), part)
-            if finer_px is None:
-                continue
-            agreed = rbc_px is not None and max(rbc_px, finer_px) <= AGREE_RATIO * min(rbc_px, finer_px)
-            rbc_px = finer_px
-            if agreed:
+            tile = Tile(x, y, min(x + side, width), min(y + side, height))
+            part = rgb[tile.y1 : tile.y2, tile.x1 : tile.x2]
+            seen = self._merged([self._pass(part, None, meter)], meter)
+            rbc_px = self._rbc_px(seen, part)
+            seen = seen.shifted(x, y)
+            # Both are counted in the same part of the field, or a denser middle would pass for a better scale.
+            before, now = self._red_weight(best, tile), self._red_weight(seen, tile)
+            if rbc_px is not None and low <= rbc_px * scale <= high and now > DENSER_RATIO * before:
+                best, best_px = seen, rbc_px
+            elif now < before / 2:
                 break
-        return rbc_px
+        return best_px
+
+    def _red_weight(self, found: Candidates, tile: Tile) -> float:
+        """Sum of the counted red cells' scores whose centres lie in a part of the frame."""
+        if CellClass.RBC not in self._spec.classes:
+            return 0.0
+        red = found.classes == self._spec.classes.index(CellClass.RBC)
+        red &= found.scores >= self._spec.thresholds[CellClass.RBC]
+        x, y = (found.boxes[:, :2] + found.boxes[:, 2:]).T / 2
+        red &= (x >= tile.x1) & (x < tile.x2) & (y >= tile.y1) & (y < tile.y2)
+        return float(found.scores[red].sum())
 
     def _or_coarser(self, rgb: ImageRGB, found: Candidates, meter: _Meter) -> Candidates:
         """Without red cells to measure, look once more at half the scale: a few huge cells may fill the field."""
