@@ -19,8 +19,10 @@ from models.synthetic.spec import CELL_TYPES, REFERENCE_FIELD_UM2, SlideSpec
 
 TILE_UM: Final = 32.0
 """Side of a tile: more than two of the largest cells reach, so that only direct neighbours can touch."""
-MAX_RADIUS_UM: Final = 13.0
-"""No cell reaches further from its centre."""
+REACH: Final[dict[str, float]] = {"smudge": 1.85, "rbc": 1.75, "wbc": 1.36, "platelet": 1.5}
+"""How far the drawn cell reaches from its centre at most, as a multiple of its mean radius; 0.7 µm come on top."""
+_SIZE_LIMIT: Final = 2.2
+"""Red cells differ from their mean size by no more deviations than this."""
 RADIUS_UM: Final[dict[str, tuple[float, float]]] = {
     "neutrophil": (6.0, 7.4),
     "lymphocyte": (4.4, 5.9),
@@ -48,7 +50,7 @@ class PlacedCell:
         second_type: what an ambiguous white cell also looks like, else None.
         x_um, y_um: centre.
         radius_um: mean radius of the body.
-        entropy: seeds whatever else is random about the cell.
+        slide_seed: seed of its slide.
     """
 
     cell_id: str
@@ -58,7 +60,16 @@ class PlacedCell:
     x_um: float
     y_um: float
     radius_um: float
-    entropy: int
+    slide_seed: int
+
+    @property
+    def reach_um(self) -> float:
+        """No pixel of the drawn cell lies further from its centre."""
+        return self.radius_um * REACH[self.kind] + 0.7
+
+    def generator(self) -> np.random.Generator:
+        """Decides whatever else is random about the cell: shape, texture, strength of stain."""
+        return stable_generator(self.slide_seed, "look", self.cell_id)
 
 
 def stable_entropy(*parts: object) -> int:
@@ -80,22 +91,30 @@ class Plane:
         self._tiles: dict[tuple[str, int, int], tuple[PlacedCell, ...]] = {}
         self._tints: dict[tuple[int, int], float] = {}
         self._types = tuple(t for t in CELL_TYPES if spec.differential.get(t, 0.0) > 0.0)
+        # Members of a clump lie up to 3 µm outside the tile that they were placed in.
+        self._largest_um = {
+            "smudge": 8.0,
+            "rbc": spec.rbc_diameter_um / 2.0 * math.exp(_SIZE_LIMIT * spec.rbc_size_spread_ratio),
+            "wbc": max(high_um for _, high_um in RADIUS_UM.values()),
+            "platelet": 1.6 + 3.0 / REACH["platelet"],
+        }
         self._type_limits = np.cumsum([spec.differential[t] for t in self._types])
 
     def cells_near(self, *, x0_um: float, y0_um: float, x1_um: float, y1_um: float) -> list[PlacedCell]:
         """Every cell whose centre lies in the rectangle or so near that it may reach into it, in drawing order."""
-        reach = MAX_RADIUS_UM
-        left, right = math.floor((x0_um - reach) / TILE_UM), math.floor((x1_um + reach) / TILE_UM)
-        top, bottom = math.floor((y0_um - reach) / TILE_UM), math.floor((y1_um + reach) / TILE_UM)
         found: list[PlacedCell] = []
         for kind in ("smudge", "rbc", "wbc", "platelet"):
-            for j in range(top, bottom + 1):
-                for i in range(left, right + 1):
-                    found.extend(
-                        cell
-                        for cell in self.tile(kind, i, j)
-                        if x0_um - reach <= cell.x_um <= x1_um + reach and y0_um - reach <= cell.y_um <= y1_um + reach
-                    )
+            reach_um = self._largest_um[kind] * REACH[kind] + 0.7
+            left, right = math.floor((x0_um - reach_um) / TILE_UM), math.floor((x1_um + reach_um) / TILE_UM)
+            top, bottom = math.floor((y0_um - reach_um) / TILE_UM), math.floor((y1_um + reach_um) / TILE_UM)
+            found.extend(
+                cell
+                for j in range(top, bottom + 1)
+                for i in range(left, right + 1)
+                for cell in self.tile(kind, i, j)
+                if x0_um - cell.reach_um <= cell.x_um <= x1_um + cell.reach_um
+                and y0_um - cell.reach_um <= cell.y_um <= y1_um + cell.reach_um
+            )
         return found
 
     def tile(self, kind: str, i: int, j: int) -> tuple[PlacedCell, ...]:
@@ -139,8 +158,7 @@ class Plane:
         cell_type: str | None = None, second_type: str | None = None,
     ) -> PlacedCell:  # fmt: skip
         cell_id = f"{kind}:{i}:{j}:{number}"
-        entropy = stable_entropy(self._spec.seed, "look", cell_id)
-        return PlacedCell(cell_id, kind, cell_type, second_type, x_um, y_um, radius_um, entropy)
+        return PlacedCell(cell_id, kind, cell_type, second_type, x_um, y_um, radius_um, self._spec.seed)
 
     def _fill_white(self, rng: np.random.Generator, i: int, j: int) -> tuple[PlacedCell, ...]:
         count = self._count(rng, self._spec.wbc_per_field_mean)
@@ -176,7 +194,7 @@ class Plane:
         radii_um = (
             spec.rbc_diameter_um
             / 2.0
-            * np.exp(spec.rbc_size_spread_ratio * np.clip(rng.standard_normal(count), -2.2, 2.2))
+            * np.exp(spec.rbc_size_spread_ratio * np.clip(rng.standard_normal(count), -_SIZE_LIMIT, _SIZE_LIMIT))
         )
         depths = np.where(rng.random(count) < spec.rbc_overlap_ratio, rng.uniform(0.25, 0.9, count), -0.03)
         # All places to try are compared with the neighbours at once: one by one this took most of the time.

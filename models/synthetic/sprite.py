@@ -70,7 +70,7 @@ def mixed(base: FloatArray, colour: Colour | FloatArray, share: FloatArray) -> F
 
 def draw_red(cell: PlacedCell, *, spec: SlideSpec, palette: Palette, um_per_px: float) -> Sprite:
     """Biconcave disc: thick rim, pallor in the middle; light passes, so overlaps darken."""
-    rng = np.random.Generator(np.random.PCG64(cell.entropy))
+    rng = cell.generator()
     spread = spec.rbc_shape_spread_ratio
     turn, stretch = float(rng.uniform(0.0, math.tau)), math.exp(abs(float(rng.normal(0.0, 1.1 * spread))))
     stretch = min(stretch, 1.35)
@@ -94,7 +94,7 @@ def draw_red(cell: PlacedCell, *, spec: SlideSpec, palette: Palette, um_per_px: 
 
 def draw_platelet(cell: PlacedCell, *, palette: Palette, um_per_px: float) -> Sprite:
     """Small pale body with a purple granular middle."""
-    rng = np.random.Generator(np.random.PCG64(cell.entropy))
+    rng = cell.generator()
     patch = patch_around(x_um=cell.x_um, y_um=cell.y_um, reach_um=cell.radius_um * 1.5 + 0.3, um_per_px=um_per_px)
     bumps = tuple(float(b) for b in rng.normal(0.0, 1.0, 5) * (0.1, 0.08, 0.06, 0.05, 0.04))
     distance, rho = blob(patch.x_um, patch.y_um, rng, radius_um=cell.radius_um, bumps=bumps)
@@ -107,7 +107,7 @@ def draw_platelet(cell: PlacedCell, *, palette: Palette, um_per_px: float) -> Sp
 
 def draw_smudge(cell: PlacedCell, *, palette: Palette, um_per_px: float) -> Sprite:
     """Burst nucleus: a frayed violet stain without a body. It has no truth box."""
-    rng = np.random.Generator(np.random.PCG64(cell.entropy))
+    rng = cell.generator()
     patch = patch_around(x_um=cell.x_um, y_um=cell.y_um, reach_um=MAX_SMUDGE * cell.radius_um, um_per_px=um_per_px)
     distance, rho = blob(patch.x_um, patch.y_um, rng, radius_um=cell.radius_um, bumps=(0.12, 0.1, 0.08))
     turn = float(rng.uniform(0.0, math.tau))

@@ -66,7 +66,7 @@ def blended(first: Look, second: Look, share: float) -> Look:
 
 def draw_white(cell: PlacedCell, *, palette: Palette, um_per_px: float) -> Sprite:
     """Draw a white cell of the type that it was placed with."""
-    rng = np.random.Generator(np.random.PCG64(cell.entropy))
+    rng = cell.generator()
     own = cell.cell_type or "neutrophil"
     other, share = cell.second_type or own, float(rng.uniform(0.35, 0.55))
     share = share if cell.second_type else 0.0
