@@ -36,6 +36,8 @@ PROBE_ABOVE_RATIO = 2.5
 """A field whose longer side is this many inputs is probed."""
 DENSER_RATIO = 1.5
 """A finer scale is believed when it shows this many times as many red cells."""
+PLAUSIBLE_DENSER_RATIO = 3.0
+"""The same where the coarser scale shows cells of a size that the detector knows: huge cells fall into pieces."""
 FRAME_MARGIN_PX = 1.0
 """A box closer than this to the frame's edge is not wholly inside."""
 
@@ -175,7 +177,8 @@ class FieldReader:
         height, width = rgb.shape[:2]
         best, best_px = found, self._rbc_px(found, rgb)
         low, high = self._spec.rbc_px
-        for scale in _finer(self._spec.input_px / max(height, width)):
+        best_scale = self._spec.input_px / max(height, width)
+        for scale in _finer(best_scale):
             side = round(self._spec.input_px / scale)
             x, y = max(0, (width - side) // 2), max(0, (height - side) // 2)
             tile = Tile(x, y, min(x + side, width), min(y + side, height))
@@ -185,8 +188,10 @@ class FieldReader:
             seen = seen.shifted(x, y)
             # Both are counted in the same part of the field, or a denser middle would pass for a better scale.
             before, now = self._red_weight(best, tile), self._red_weight(seen, tile)
-            if rbc_px is not None and low <= rbc_px * scale <= high and now > DENSER_RATIO * before:
-                best, best_px = seen, rbc_px
+            plausible = best_px is not None and low <= best_px * best_scale <= high
+            needed = before * (PLAUSIBLE_DENSER_RATIO if plausible else DENSER_RATIO)
+            if rbc_px is not None and low <= rbc_px * scale <= high and now > needed:
+                best, best_px, best_scale = seen, rbc_px, scale
             elif now < before / 2:
                 break
         return best_px
