@@ -294,5 +294,5 @@ def _all_opinions(client: CloudClient) -> Iterator[SecondOpinion]:
 def _show_logs(system: LocalSystem, console: Console) -> None:
     for agent in system.agents.values():
         if agent.part is not None:
-            console.print(agent.part.log_tail(), markup=False, highlight=False)
-    console.print(system.cloud.log_tail(), markup=False, highlight=False)
+            console.print(agent.part.log_tail(), markup=False, highlight=False, soft_wrap=True)
+    console.print(system.cloud.log_tail(), markup=False, highlight=False, soft_wrap=True)

@@ -37,7 +37,7 @@ def read_journal(path: Path) -> dict[str, list[Truth]]:
             if number == len(lines):
                 break
             raise LocalError(f"{path}: line {number} cannot be read ({exc})") from exc
-        fields[entry["source_ref"]] = entry["cells"]
+        fields[entry["source_ref"]] = entry["truth"]
     return fields
 
 

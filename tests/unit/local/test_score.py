@@ -92,7 +92,7 @@ def test_limits_cover_only_when_every_type_lies_within() -> None:
 
 
 def test_a_journal_cut_by_a_power_failure_is_read_and_a_broken_one_is_refused(tmp_path: Path) -> None:
-    line = json.dumps({"source_ref": "sim:0", "cells": [cell("RBC", (0, 0, 50, 50))]})
+    line = json.dumps({"source_ref": "sim:0", "truth": [cell("RBC", (0, 0, 50, 50))]})
     cut = tmp_path / "cut.jsonl"
     cut.write_text(f"{line}\n{line[:20]}")
     assert list(read_journal(cut)) == ["sim:0"]
