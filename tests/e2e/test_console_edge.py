@@ -129,10 +129,10 @@ def test_a_silent_agent_is_noticed_and_its_return_too(browser: Chromium, agent: 
             port = int(watched.base_url.rpartition(":")[2])
             watched.open("/")
             watched.page.wait_for_selector("#field[data-capture]")
-        watched.page.wait_for_selector("body[data-stale=true]", timeout=15_000)
+        watched.page.wait_for_selector("body[data-stale=true]", timeout=60_000)
         assert "No answer" in watched.page.inner_text(".stale-note")
         with ConsoleServer(agent, host="127.0.0.1", port=port):
-            watched.page.wait_for_selector("body[data-stale=false]", timeout=15_000)
+            watched.page.wait_for_selector("body[data-stale=false]", timeout=60_000)
 
 
 def test_browsers_that_never_read_hold_nobody_up(browser: Chromium, console: ConsoleServer, agent: FakeAgent) -> None:

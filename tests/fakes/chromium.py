@@ -19,7 +19,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-MIN_TOUCH_PX = 44
+TIMEOUT_MS = 60_000
 SMALL_TARGETS = """() => [...document.querySelectorAll("button, .nav a, .tabs a, input:not([type=hidden])")]
   .filter((e) => e.checkVisibility() && !e.closest("dialog"))
   .filter((e) => { const b = e.getBoundingClientRect(); return b.height < 43.5 || b.width < 43.5; })
@@ -63,6 +63,7 @@ class Chromium:
     ) -> Iterator[Watched]:
         """A page of `base_url` in a window of the given size."""
         context = self._browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+        context.set_default_timeout(TIMEOUT_MS)
         context.add_init_script(VIOLATIONS)
         if cookies:
             context.add_cookies(cookies)
