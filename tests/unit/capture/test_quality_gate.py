@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from models.runtime.imaging import read_image
 from models.synthetic import Optics, SlideSpec, VirtualSlide
 
 
-def generated(seed: int, **optics: float) -> np.ndarray:
+def generated(seed: int, **optics: Any) -> np.ndarray:
     view = VirtualSlide(SlideSpec(seed=seed)).render(x_um=0.0, y_um=0.0)
     return Optics(**optics).apply(view.image, np.random.default_rng(seed))
 
