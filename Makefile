@@ -77,16 +77,16 @@ api: $(VENV)/.demo-installed ## the cloud in one process, web and worker (API_AR
 	$(VENV)/bin/python -m cloud all $(API_ARGS)
 
 openapi: $(VENV)/.demo-installed ## write docs/openapi.json
-	$(VENV)/bin/python -m cloud openapi > docs/openapi.json
+	$(VENV)/bin/python -m cloud openapi --out docs/openapi.json
 
 bench-edge: $(VENV)/.demo-installed ## from a frame to a stored result against a bare loop; writes docs/benchmarks/edge.md
 	$(VENV)/bin/python -m benchmarks.bench_edge --write docs/benchmarks/edge.md $(BENCH_ARGS)
 
 docs-pictures: $(VENV)/.demo-installed ## draw the pictures of generated slides in docs/pictures again
-	$(VENV)/bin/python -m models.synthetic.pictures docs/pictures
+	$(VENV)/bin/python -m models.synthetic --out docs/pictures
 
 clean: ## remove caches and the output of runs
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build demo-run demo-summary.json *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build demo-run demo-summary.json automated_hematology_system.egg-info
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments too

@@ -1,0 +1,271 @@
+"""One example of each thing on the wire. `python -m tests.contract.examples` writes those that are not frozen yet.
+
+A golden file is what a released version sent. It is never changed: a change of the contract that cannot read it
+breaks devices in the field.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from fleet.contract import base, cells, http, messages
+from fleet.contract.codec import encode
+
+GOLDEN = Path(__file__).parent / "golden" / "v1"
+
+NOW = datetime(2026, 1, 31, 12, 0, 0, 125000, tzinfo=UTC)
+LATER = datetime(2026, 1, 31, 12, 10, tzinfo=UTC)
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+SHA256 = "fedcba9876543210" * 4
+CAPTURE = "bench-1/3/41"
+
+MODEL = cells.ModelRef(name="edge", version="1.0.0", digest=DIGEST)
+WHITE_CELL = cells.DetectionWire(
+    bbox=(10.5, 20.0, 120.25, 118.0),
+    cls=cells.CellClassName.WBC,
+    score=0.97,
+    counted=True,
+    cell_type=cells.CellTypeWire(
+        label="neutrophil",
+        probabilities={"neutrophil": 0.9, "eosinophil": 0.1},
+        prediction_set=("neutrophil",),
+        in_domain=True,
+        ood_score=0.4,
+    ),
+)
+RED_CELL = cells.DetectionWire(bbox=(0.0, 0.0, 80.0, 81.5), cls=cells.CellClassName.RBC, score=0.3, counted=False)
+COUNTS = cells.FieldCounts(rbc=84, wbc=2, platelets=5, white_cells={"neutrophil": 1, "unidentified": 1})
+
+
+def _envelope(seq: int) -> dict[str, object]:
+    return {"message_id": f"message-{seq:04}", "device": "bench-1", "boot": 3, "seq": seq, "sent_at": NOW}
+
+
+def _event(seq: int) -> dict[str, int]:
+    return {"boot": 3, "seq": seq}
+
+
+def _messages() -> list[BaseModel]:
+    reported = messages.Reported(
+        **_envelope(1),
+        clock=base.ClockQuality.UNSYNCED,
+        active=MODEL,
+        previous=DIGEST,
+        update_state=messages.UpdateState.FAILED,
+        update_code="E_SELFTEST",
+        release_counter=5,
+        desired_version=7,
+        self_test=messages.SelfTestSummary(passed=False, age_s=12.5, failures=("colour order",)),
+        degraded=("camera",),
+    )
+    capabilities = messages.Capabilities(
+        agent_version="0.1.0",
+        python="3.11.7",
+        onnxruntime="1.32.0",
+        providers=("CPUExecutionProvider",),
+        cpu_cores=2,
+        memory_bytes=8_000_000_000,
+        source="camera",
+        max_packet_bytes=262144,
+    )
+    field = messages.FieldResult(
+        **_event(10),
+        capture_id=CAPTURE,
+        captured_at=NOW,
+        slide="s-1",
+        decision=cells.Decision.UNCERTAIN,
+        reasons=("low_confidence",),
+        counts=COUNTS,
+        model=DIGEST,
+        latency_ms=48.5,
+        focus=0.8,
+        rbc_diameter_px=88.0,
+        image_sha256=SHA256,
+    )
+    slide = messages.SlideResult(
+        **_event(11),
+        slide="s-1",
+        opened_at=NOW,
+        closed_at=LATER,
+        fields=40,
+        withheld=1,
+        rbc=3300,
+        platelets=200,
+        white_cells={"neutrophil": 60, "lymphocyte": 40},
+        limits={"neutrophil": (0.497, 0.697), "lymphocyte": (0.303, 0.503)},
+        model=DIGEST,
+    )
+    alarm = messages.Alarm(
+        **_event(12), raised_at=NOW, severity=messages.Severity.CRITICAL, code="camera_frozen", text="Kamera steht µ"
+    )
+    dropped = messages.Dropped(**_event(13), dropped_at=NOW, reason="quota", results=2, images=1)
+    return [
+        messages.Status(
+            device="bench-1",
+            session="session-1",
+            presence=messages.Presence.OFFLINE,
+            agent_version="0.1.0",
+            reason="the link broke",
+        ),
+        reported,
+        messages.Birth(
+            **_envelope(2),
+            site="site-a",
+            session="session-1",
+            capabilities=capabilities,
+            reported=reported,
+            open_operations=("operation-1",),
+        ),
+        messages.EventBatch(**_envelope(3), events=(field, slide, alarm, dropped)),
+        messages.Telemetry(**_envelope(4), not_after=LATER, gauges={"spool_rows": 3, "focus": 0.75}),
+        messages.OperationUpdate(
+            **_envelope(5),
+            operation="operation-1",
+            state=messages.OperationState.RUNNING,
+            step="self-test",
+            percent=40,
+            code="E_LATENCY",
+            result={"fields": 2, "ok": True, "p95_ms": 50.5, "note": None},
+        ),
+        messages.Need(**_envelope(6), release=DIGEST, missing=(SHA256,), max_packet_bytes=65536),
+        messages.Desired(
+            version=7,
+            release=DIGEST,
+            activation=messages.Activation.ACTIVATE,
+            sampling=messages.SamplingPolicy(per_hour=30, audit_ratio=0.05),
+            config={"uplink": "slow"},
+            not_before=NOW,
+            not_after=LATER,
+        ),
+        messages.Operation(
+            operation="operation-1", kind=messages.OperationKind.SELFTEST, not_after=LATER, arguments={"deep": True}
+        ),
+        messages.Ack(
+            ranges=(messages.SeqRange(boot=3, first=10, last=12),),
+            rejected=(messages.SeqRange(boot=3, first=13, last=13),),
+        ),
+        messages.OpinionReady(
+            opinion="opinion-1",
+            capture_id=CAPTURE,
+            state=messages.OpinionState.PENDING_REVIEW,
+            source=DIGEST,
+            labels={"neutrophil": 1},
+            late=True,
+            not_after=LATER,
+        ),
+        messages.HostState(online=True, epoch=4, since=NOW),
+    ]
+
+
+def _http() -> list[BaseModel]:
+    opinion = http.SecondOpinion(
+        id="opinion-1",
+        site="site-a",
+        device="bench-1",
+        capture_id=CAPTURE,
+        image_sha256=SHA256,
+        state=messages.OpinionState.ANSWERED,
+        created_at=NOW,
+        answered_at=LATER,
+        duplicate=True,
+        model=MODEL,
+        latency_ms=310.5,
+        detections=(WHITE_CELL, RED_CELL),
+        cells=(http.CellOpinion(edge=WHITE_CELL, cloud=WHITE_CELL, agree=True),),
+        agreement_ratio=1.0,
+        needs_review=False,
+        review_reasons=(),
+    )
+    row = http.OpinionSummary(
+        id="opinion-1",
+        site="site-a",
+        device="bench-1",
+        capture_id=CAPTURE,
+        state=messages.OpinionState.ANSWERED,
+        created_at=NOW,
+        white_cells=1,
+        agreement_ratio=None,
+        needs_review=True,
+    )
+    device = http.DeviceSummary(
+        device="bench-1",
+        site="site-a",
+        label="Microscope 1",
+        presence=messages.Presence.ONLINE,
+        last_seen_at=NOW,
+        agent_version="0.1.0",
+        active_model=DIGEST,
+        active_version="1.0.0",
+        update_state=messages.UpdateState.CONFIRMED,
+        fields=40,
+        uncertain=4,
+        withheld=1,
+        spool_rows=0,
+        degraded=("camera",),
+    )
+    field = http.FieldRow(
+        capture_id=CAPTURE,
+        captured_at=NOW,
+        received_at=LATER,
+        decision=cells.Decision.WITHHELD,
+        reasons=("out_of_focus",),
+        counts=COUNTS,
+        model=DIGEST,
+    )
+    return [
+        http.Problem(
+            title="Unauthorised", status=401, detail="expired", code="token_expired", hint="ask for a new one"
+        ),
+        http.OpinionContext(
+            site="site-a",
+            device="bench-1",
+            capture_id=CAPTURE,
+            image_sha256=SHA256,
+            captured_at=NOW,
+            slide="s-1",
+            decision=cells.Decision.UNCERTAIN,
+            reasons=("low_confidence",),
+            audit=True,
+            model=MODEL,
+            detections=(WHITE_CELL, RED_CELL),
+            um_per_px=0.083,
+        ),
+        opinion,
+        http.OpinionPage(items=(row,), next_cursor="c-2"),
+        http.DeviceCreate(device="bench-1", site="site-a", label="Microscope 1"),
+        http.DeviceToken(device="bench-1", site="site-a", token="not-a-real-token", expires_at=LATER),
+        http.DevicePage(items=(device,), next_cursor=None),
+        http.FieldPage(items=(field,), next_cursor=None),
+        http.Health(status="ok", parts={"database": "ok"}, version="0.1.0"),
+    ]
+
+
+EXAMPLES: dict[str, BaseModel] = {type(example).__name__: example for example in (*_messages(), *_http())}
+"""Name of the class -> an example of it that fills every field."""
+
+
+def wire_classes() -> set[type[BaseModel]]:
+    """Every class of the wire, also those that only travel inside another."""
+    return {
+        item
+        for module in (base, cells, messages, http)
+        for item in vars(module).values()
+        if inspect.isclass(item) and issubclass(item, base.WireModel) and item is not base.WireModel
+    }
+
+
+def pretty(message: BaseModel) -> str:
+    """The text of a golden file."""
+    return json.dumps(json.loads(encode(message)), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    for name, example in EXAMPLES.items():
+        if not (GOLDEN / f"{name}.json").exists():
+            (GOLDEN / f"{name}.json").write_text(pretty(example), encoding="utf-8")
