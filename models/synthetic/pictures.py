@@ -111,7 +111,7 @@ def _white_cells(slide: VirtualSlide, *, side_px: int = 220) -> Iterator[ImageRG
                 view = slide.render(
                     x_um=left_um, y_um=top_um, width_px=side_px, height_px=side_px, um_per_px=_UM_PER_PX
                 )  # fmt: skip
-                yield _seen(view)
+                yield _smaller(_seen(view), ratio=0.7)
         x_um += 1000 * _UM_PER_PX
 
 
@@ -132,8 +132,8 @@ def _boxed(view: FieldTruth) -> ImageRGB:
     return _titled(image, f"{view.um_per_px:.4f} um per pixel, {len(view.cells)} cells")
 
 
-def _smaller(image: ImageRGB) -> ImageRGB:
-    size_px = (image.shape[1] * 2 // 3, image.shape[0] * 2 // 3)
+def _smaller(image: ImageRGB, *, ratio: float = 0.5) -> ImageRGB:
+    size_px = (round(image.shape[1] * ratio), round(image.shape[0] * ratio))
     return np.asarray(cv2.resize(image, size_px, interpolation=cv2.INTER_AREA), np.uint8)
 
 
