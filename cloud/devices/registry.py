@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud.audit import trail
 from cloud.auth.principals import Permission, Principal, Role
-from cloud.auth.tokens import IssuedToken, Tokens
+from cloud.auth.tokens import SYSTEM, IssuedToken, Tokens
 from cloud.devices.queries import device_not_found
 from cloud.errors import Conflict, Forbidden
 from cloud.storage.tables import DeviceRow, DeviceStateRow
@@ -39,12 +39,19 @@ class DeviceRegistry:
             Conflict: the id is taken (in any site: topics carry no site); a revoked one of the same site is renewed.
         """
         by.require(Permission.MANAGE_DEVICES)
-        if device.site != by.site_id and by.role is not Role.SYSTEM:
+        if device.site != by.site_id:
             raise Forbidden(
                 f"this token is for the site {by.site_id}, not {device.site}",
                 code="other_site",
                 hint="register the device with a token of its own site",
             )
+        return await self._create(session, by, device)
+
+    async def create_by_system(self, session: AsyncSession, device: DeviceCreate) -> DeviceToken:
+        """The same for the command line, in any site; Conflict when the id is taken."""
+        return await self._create(session, SYSTEM, device)
+
+    async def _create(self, session: AsyncSession, by: Principal, device: DeviceCreate) -> DeviceToken:
         row = await session.get(DeviceRow, device.device)
         if row is not None and (row.revoked_at is None or row.site_id != device.site):
             raise Conflict(

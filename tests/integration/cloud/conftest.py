@@ -23,7 +23,7 @@ import pytest
 from fastapi import FastAPI
 
 from cloud.app import create_app
-from cloud.config import Settings
+from cloud.config import DatabaseSettings, Settings
 from cloud.operating import issue_token
 from cloud.storage.engine_sqlalchemy import Storage
 from cloud.storage.migrating import migrate
@@ -143,7 +143,10 @@ class RunningCloud:
     async def ask(self, token: str, image: bytes, context: dict[str, Any]) -> httpx.Response:
         import json
 
-        files = {"image": ("f.jpg", image, "image/jpeg"), "context": (None, json.dumps(context), "application/json")}
+        files: Any = {
+            "image": ("f.jpg", image, "image/jpeg"),
+            "context": (None, json.dumps(context), "application/json"),
+        }
         return await self.http.post("/v1/second-opinions", files=files, headers=bearer(token))
 
 
@@ -185,20 +188,50 @@ def settings_for(tmp_path: Path, database_url: str) -> Callable[..., Settings]:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh, empty database of each kind."""
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path / 'cloud.db'}"
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return server.new_database()
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind with tables and no rows: a copy, since migrating takes its time."""
+    if request.param == "sqlite":
+        shutil.copyfile(request.getfixturevalue("migrated_file"), tmp_path / "cloud.db")
+        return f"sqlite+aiosqlite:///{tmp_path / 'cloud.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_database(template=request.getfixturevalue("migrated_template"))
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the tables in it."""
+    path = tmp_path_factory.mktemp("tables") / "cloud.db"
+    migrate(f"sqlite+aiosqlite:///{path}", DatabaseSettings())
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: PostgresServer) -> str:
+    """Name of a PostgreSQL database with the tables in it."""
+    url = postgres_server.new_database()
+    migrate(url, DatabaseSettings())
+    return url.rsplit("/", 1)[1]
+
+
 @pytest.fixture
-def sqlite_settings(tmp_path: Path) -> Callable[..., Settings]:
+def sqlite_settings(tmp_path: Path, migrated_file: Path) -> Callable[..., Settings]:
     """Settings on SQLite alone, for what does not depend on the database."""
 
     def build(**sections: Any) -> Settings:
-        return Settings(data_dir=tmp_path / "data", **sections)
+        data = tmp_path / "data"
+        data.mkdir(exist_ok=True)
+        if not (data / "cloud.db").exists():
+            shutil.copyfile(migrated_file, data / "cloud.db")
+        return Settings(data_dir=data, **sections)
 
     return build
 
@@ -206,9 +239,6 @@ def sqlite_settings(tmp_path: Path) -> Callable[..., Settings]:
 @pytest.fixture
 async def storage(database_url: str) -> AsyncIterator[Storage]:
     """Migrated tables."""
-    from cloud.config import DatabaseSettings
-
-    migrate(database_url, DatabaseSettings())
     opened = Storage(database_url, DatabaseSettings())
     yield opened
     await opened.close()
@@ -224,6 +254,13 @@ def analyser() -> StagedAnalyser:
 async def cloud_app(settings_for: Callable[..., Settings], analyser: StagedAnalyser) -> AsyncIterator[RunningCloud]:
     """A running cloud on each database."""
     async with running(settings_for(), analyser) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+async def sqlite_app(sqlite_settings: Callable[..., Settings], analyser: StagedAnalyser) -> AsyncIterator[RunningCloud]:
+    """A running cloud on SQLite, for what does not depend on the database."""
+    async with running(sqlite_settings(), analyser) as cloud:
         yield cloud
 
 
@@ -284,13 +321,15 @@ class PostgresServer:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
         self._run("pg_ctl", "-D", str(self._data), "-w", "-o", options, "-l", str(folder / "log"), "start")
 
-    def new_database(self) -> str:
+    def new_database(self, template: str = "template1") -> str:
         psycopg = pytest.importorskip("psycopg", reason="needs the postgres extra")
         from psycopg import sql
 
         name = f"t{uuid.uuid4().hex[:10]}"
         with psycopg.connect(f"postgresql://ahs@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+            )
         return f"postgresql+psycopg://ahs@127.0.0.1:{self.port}/{name}"
 
     def stop(self) -> None:

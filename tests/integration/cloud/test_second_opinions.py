@@ -196,16 +196,16 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
 
 @pytest.mark.parametrize(("what", "change", "status", "code"), WRONG, ids=[row[0] for row in WRONG])
 async def test_a_wrong_context_is_refused_with_a_stable_code(
-    cloud_app: Any, tools: Any, what: str, change: dict[str, Any], status: int, code: str
+    sqlite_app: Any, tools: Any, what: str, change: dict[str, Any], status: int, code: str
 ) -> None:
-    token, image = await cloud_app.device(), tools.jpeg()
+    token, image = await sqlite_app.device(), tools.jpeg()
 
-    answer = await cloud_app.ask(token, image, tools.context_for(image) | change)
+    answer = await sqlite_app.ask(token, image, tools.context_for(image) | change)
 
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["hint"]
-    assert await count(cloud_app, OpinionRow) == 0
+    assert await count(sqlite_app, OpinionRow) == 0
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -232,31 +232,31 @@ def bomb(width: int, height: int) -> bytes:
     ids=["GIF", "truncated", "empty", "bomb", "broken PNG", "12 MiB", "14 MiB"],
 )
 async def test_what_is_no_usable_image_is_refused(
-    cloud_app: Any, tools: Any, image: bytes, status: int, code: str
+    sqlite_app: Any, tools: Any, image: bytes, status: int, code: str
 ) -> None:
-    token = await cloud_app.device()
+    token = await sqlite_app.device()
 
-    answer = await cloud_app.ask(token, image, tools.context_for(image))
+    answer = await sqlite_app.ask(token, image, tools.context_for(image))
 
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-    assert cloud_app.analyser.calls == 0
+    assert sqlite_app.analyser.calls == 0
 
 
-async def test_a_body_without_a_declared_length_is_cut_off_at_the_limit(cloud_app: Any, tools: Any) -> None:
+async def test_a_body_without_a_declared_length_is_cut_off_at_the_limit(sqlite_app: Any, tools: Any) -> None:
     async def endless() -> Any:
         yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="f"\r\n\r\n'
         for _ in range(40):
             yield b"\0" * (512 * 1024)
 
-    headers = tools.bearer(await cloud_app.device()) | {"content-type": "multipart/form-data; boundary=x"}
-    answer = await cloud_app.http.post("/v1/second-opinions", content=endless(), headers=headers)
+    headers = tools.bearer(await sqlite_app.device()) | {"content-type": "multipart/form-data; boundary=x"}
+    answer = await sqlite_app.http.post("/v1/second-opinions", content=endless(), headers=headers)
 
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-async def test_a_post_without_parts_names_what_is_missing(cloud_app: Any, tools: Any) -> None:
-    answer = await cloud_app.http.post(
-        "/v1/second-opinions", data={"other": "x"}, headers=tools.bearer(await cloud_app.device())
+async def test_a_post_without_parts_names_what_is_missing(sqlite_app: Any, tools: Any) -> None:
+    answer = await sqlite_app.http.post(
+        "/v1/second-opinions", data={"other": "x"}, headers=tools.bearer(await sqlite_app.device())
     )
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert "image" in answer.json()["detail"]
@@ -302,19 +302,19 @@ async def test_another_sites_opinion_and_image_are_not_there(cloud_app: Any, too
 
 
 @pytest.mark.parametrize("cursor", ["x", "1.2.3", "-1.ab", "9" * 60 + ".a", "12.\u00e9"])
-async def test_a_cursor_that_is_not_ours_is_refused(cloud_app: Any, tools: Any, cursor: str) -> None:
-    headers = tools.bearer(await cloud_app.token("viewer"))
-    answer = await cloud_app.http.get("/v1/second-opinions", params={"cursor": cursor}, headers=headers)
+async def test_a_cursor_that_is_not_ours_is_refused(sqlite_app: Any, tools: Any, cursor: str) -> None:
+    headers = tools.bearer(await sqlite_app.token("viewer"))
+    answer = await sqlite_app.http.get("/v1/second-opinions", params={"cursor": cursor}, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "bad_cursor")
 
 
-async def test_an_image_damaged_in_the_store_is_not_shown(cloud_app: Any, tools: Any) -> None:
-    token, image = await cloud_app.device(), tools.jpeg()
-    body = (await cloud_app.ask(token, image, tools.context_for(image))).json()
+async def test_an_image_damaged_in_the_store_is_not_shown(sqlite_app: Any, tools: Any) -> None:
+    token, image = await sqlite_app.device(), tools.jpeg()
+    body = (await sqlite_app.ask(token, image, tools.context_for(image))).json()
     sha = body["image_sha256"]
-    path = cloud_app.settings.data_dir / "images" / sha[:2] / sha[2:4] / sha
+    path = sqlite_app.settings.data_dir / "images" / sha[:2] / sha[2:4] / sha
     path.write_bytes(io.BytesIO(image).read()[:-10])
 
-    answer = await cloud_app.http.get(f"/v1/second-opinions/{body['id']}/image", headers=tools.bearer(token))
+    answer = await sqlite_app.http.get(f"/v1/second-opinions/{body['id']}/image", headers=tools.bearer(token))
 
     assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
