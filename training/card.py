@@ -24,6 +24,11 @@ PBC = DataSource(
 )
 GENERATED = DataSource(name="generated fields", citation="models/synthetic of this repository", licence="MIT", images=0)
 
+OTHER = """\
+Fields of a second laboratory were read and never learned from: other stain, light and camera. The low share of named
+cells there is the domain gate at work; fit a head from that laboratory's labels before using the names.
+Source: github.com/singgihbekti/WBC_Dataset @ 45759ab, licence MIT."""
+
 LIMITS = """\
 - Research use only. Not for diagnosis; not cleared by any authority.
 - No patient or slide identifiers exist in the data: splits are by near-duplicate group, not by patient.
@@ -54,6 +59,7 @@ def write_card(recipe: BundleRecipe, report: Mapping[str, Any], sources: Sequenc
         "## Counts\n\n" + _counts(report),
         "## White cells\n\nFound by the detector, cut, embedded, named.\n\n" + _types(report),
         "## Export\n\n" + _export(report),
+        *(["## Another laboratory\n\n" + OTHER] if "another laboratory" in report["cells"] else []),
         "## Limits\n\n" + LIMITS,
     ]
     return "\n\n".join(parts) + "\n"

@@ -27,7 +27,7 @@ from training.evaluate import as_json, evaluate_cells, evaluate_generated
 from training.loop import Trainer
 from training.pack import evaluate_split, pack_bundle, single_cells
 from training.recipe import load_recipe
-from training.tracking import open_trackers
+from training.tracking import Trackers, open_trackers
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,7 +75,7 @@ def train(
                 task = DetectorTask(chosen, place, cache)
             else:
                 task = EmbedderTask(chosen, place, cache)
-            tracker = open_trackers(folder, use_mlflow=use_mlflow and place.leads)
+            tracker = open_trackers(folder, use_mlflow=use_mlflow, fresh=not resume) if place.leads else Trackers([])
             Trainer(chosen, task, folder, place=place, tracker=tracker).run(resume=resume)
             if place.leads:
                 console.print(f"checkpoints are in {folder}")

@@ -124,12 +124,12 @@ def quantise(data: bytes, inputs: Iterable[FloatArray], *, keep_float: tuple[str
         inputs: what the device would see, for the ranges of the activations.
         keep_float: nodes whose name holds one of these stay fp32.
     """
-    graph = onnx.load_from_string(data).graph
-    excluded = [node.name for node in graph.node if any(part in node.name for part in keep_float)]
+    model = _with_own_constants(onnx.load_from_string(data))
+    excluded = [node.name for node in model.graph.node if any(part in node.name for part in keep_float)]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(data)
+        source.write_bytes(model.SerializeToString())
         quantize_static(
             source,
             target,
@@ -143,3 +143,18 @@ def quantise(data: bytes, inputs: Iterable[FloatArray], *, keep_float: tuple[str
             nodes_to_exclude=excluded,
         )
         return target.read_bytes()
+
+
+def _with_own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace `Identity` of a constant by the constant: the exporter shares equal biases so, the quantiser then
+    leaves them out of a convolution's scale and spoils it."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    shared = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Identity" and n.input[0] in constants}
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name in shared:
+                node.input[index] = shared[name]
+    kept = [n for n in model.graph.node if n.output[0] not in shared]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model

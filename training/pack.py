@@ -33,9 +33,17 @@ from training.data.coco import read_split
 from training.data.fields import load_example, training_records
 from training.data.generated import generated_examples
 from training.data.places import data_root
+from training.data.typed_fields import typed_fields
 from training.detector_task import TorchNetwork
 from training.errors import ParityError, TrainingError
-from training.evaluate import SingleCell, as_json, evaluate_cells, evaluate_fields, evaluate_generated
+from training.evaluate import (
+    SingleCell,
+    as_json,
+    evaluate_cells,
+    evaluate_fields,
+    evaluate_generated,
+    evaluate_typed_fields,
+)
 from training.recipe import BundleRecipe
 
 log = logging.getLogger(__name__)
@@ -154,6 +162,9 @@ def measure(recipe: BundleRecipe, bundle: Bundle, cache: Path) -> dict[str, Any]
         report["cells"]["test, not in the detector's data"] = evaluate_cells(
             pipeline, single_cells(dataset, "test", unseen=True)
         )
+    if recipe.other_laboratory is not None:
+        fields = typed_fields(data_root() / recipe.other_laboratory / "annotations.json")
+        report["cells"]["another laboratory"] = evaluate_typed_fields(pipeline, fields)
     return report
 
 
@@ -198,7 +209,11 @@ def _metrics(report: dict[str, Any]) -> dict[str, float]:
             found[f"{name}_map50"], found[f"{name}_map"] = figures["map50"], figures["map"]
         for cls, value in figures["f1"].items():
             found[f"{name}_f1_{cls}"] = value
-    types = {"cells_test": report["cells"].get("test", {}), "cells_generated": report["generated_types"]}
+    types = {
+        "cells_test": report["cells"].get("test", {}),
+        "cells_other_laboratory": report["cells"].get("another laboratory", {}),
+        "cells_generated": report["generated_types"],
+    }
     for key in ("balanced_accuracy", "accepted", "accepted_accuracy"):
         for name, figures in types.items():
             if key in figures:

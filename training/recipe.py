@@ -59,6 +59,7 @@ class BundleRecipe(Part):
     embedder: EmbedderPart
     calibration: CalibrationPart = CalibrationPart()
     golden_seeds: tuple[int, ...] = Field(min_length=1)
+    other_laboratory: str | None = Field(None, description="folder below AHS_DATA_DIR with typed fields, measured only")
     evaluation_seed: int = Field(920_000, ge=0)
     evaluation_fields: int = Field(60, ge=1)
 

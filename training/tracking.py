@@ -28,8 +28,10 @@ class Tracker(Protocol):
 class FileTracker:
     """Appends each epoch's figures to a JSON lines file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fresh: bool = True) -> None:
         self._path = path
+        if fresh:
+            path.unlink(missing_ok=True)
 
     def start(self, name: str, parameters: dict[str, Any]) -> None:
         """Writes the parameters beside the file."""
@@ -97,9 +99,15 @@ class Trackers:
             member.finish()
 
 
-def open_trackers(folder: Path, *, use_mlflow: bool = True) -> Trackers:
-    """The trackers of a run; says so where MLflow is wanted and not installed."""
-    members: list[Tracker] = [FileTracker(folder / "metrics.jsonl")]
+def open_trackers(folder: Path, *, use_mlflow: bool = True, fresh: bool = True) -> Trackers:
+    """The trackers of a run; says so where MLflow is wanted and not installed.
+
+    Args:
+        folder: of the run.
+        use_mlflow: log to MLflow's store as well.
+        fresh: a new run; False continues the figures of one that stopped.
+    """
+    members: list[Tracker] = [FileTracker(folder / "metrics.jsonl", fresh=fresh)]
     if use_mlflow:
         try:
             members.append(MlflowTracker(folder.parent / "mlflow"))

@@ -1,0 +1,79 @@
+"""Configurations: what is refused, and how the message reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.config import DetectorConfig, EmbedderConfig, load_config
+from training.data.places import data_root
+from training.errors import ConfigError, DataError
+from training.recipe import load_recipe
+
+CONFIGS = Path("training/configs")
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
+    if path.stem.endswith("-bundle"):
+        assert load_recipe(path).golden_seeds
+    else:
+        assert isinstance(load_config(path), DetectorConfig | EmbedderConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: detector\nname: a\nstages: [{epochs: 1, input_px: 64}]\nlearning_rate: 1\n", "learning_rate"),
+        ("kind: detector\nname: a\nstages: [{epochs: 0, input_px: 64}]\n", "epochs"),
+        ("kind: detector\nname: a\nstages: [{epochs: 1, input_px: 65}]\n", "multiple of 16"),
+        ("kind: detector\nname: a\nstages: []\n", "stages"),
+        ("kind: segmenter\nname: a\n", "kind"),
+        ("name: a\n", "kind"),
+        ("- 1\n", "must be a mapping"),
+        ("kind: [\n", "is no YAML"),
+        (
+            "kind: detector\nname: a\nstages: [{epochs: 1, input_px: 64}]\ndata: {dataset: null}\n",
+            "nothing to train on",
+        ),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_the_key_that_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_config(written(tmp_path, text))
+    assert "config.yaml" in str(caught.value)
+
+
+def test_an_absent_configuration_says_where_the_shipped_ones_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="training/configs"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_a_recipe_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="surprise"):
+        load_recipe(written(tmp_path, "surprise: 1\n"))
+
+
+def test_without_a_data_folder_the_message_names_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AHS_DATA_DIR", raising=False)
+    with pytest.raises(DataError, match="AHS_DATA_DIR is not set"):
+        data_root()
+    monkeypatch.setenv("AHS_DATA_DIR", str(tmp_path / "gone"))
+    with pytest.raises(DataError, match="is no folder"):
+        data_root()
+
+
+def test_stages_follow_each_other() -> None:
+    config = load_config(CONFIGS / "edge-detector.yaml")
+    sizes = [config.stage_at(e).input_px for e in range(config.epochs)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == config.stages[0].input_px
+    assert sizes[-1] == config.stages[-1].input_px
+    assert config.stage_at(10_000) == config.stages[-1]

@@ -1,0 +1,185 @@
+"""The loop: resumes to the same state, stops on a bad loss, runs on several processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+
+from training.checkpoint import load_checkpoint  # noqa: E402
+from training.config import DetectorConfig  # noqa: E402
+from training.distributed import Place, pick_device  # noqa: E402
+from training.errors import CheckpointError, ConfigError, NonFiniteLossError  # noqa: E402
+from training.loop import Rate, RunState, Trainer  # noqa: E402
+from training.tracking import open_trackers  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Inputs and targets."""
+
+    x: Tensor
+    y: Tensor
+
+    def to(self, device: torch.device) -> Pair:
+        return Pair(self.x.to(device), self.y.to(device))
+
+
+class Line:
+    """A task small enough to follow: a noisy line, with dropout, so that the generators matter."""
+
+    def __init__(self, *, poison_epoch: int | None = None) -> None:
+        self._poison = poison_epoch
+
+    def build(self) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 1, 1))
+
+    def steps(self, epoch: int) -> int:
+        return 3 + epoch % 2
+
+    def batches(self, epoch: int) -> Iterable[Pair]:
+        for step in range(self.steps(epoch)):
+            source = torch.Generator().manual_seed(100 * epoch + step)
+            x = torch.rand(8, 1, 2, 2, generator=source)
+            yield Pair(x * float("nan") if epoch == self._poison else x, 2 * x + 1)
+
+    def loss(self, model: nn.Module, batch: Pair) -> tuple[Tensor, dict[str, float]]:
+        return (model(batch.x) - batch.y).square().mean(), {}
+
+    def validate(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        with torch.inference_mode():
+            x = torch.linspace(0, 1, 16).reshape(4, 1, 2, 2)
+            return {"score": -float((model(x) - 2 * x - 1).square().mean())}
+
+
+def settings(**changes: object) -> DetectorConfig:
+    plain = {"kind": "detector", "name": "line", "stages": [{"epochs": 2, "input_px": 64}], "validate_every": 1}
+    return DetectorConfig.model_validate({**plain, "optimiser": {"warmup_steps": 1}, **changes})
+
+
+def train(folder: Path, task: Line, config: DetectorConfig | None = None, **how: object) -> RunState:
+    place = Place(torch.device("cpu"))
+    tracker = open_trackers(folder, use_mlflow=False, fresh=not how.get("resume"))
+    return Trainer(config or settings(), task, folder, place=place, tracker=tracker).run(**how)  # type: ignore[arg-type]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_resumed_run_ends_with_the_very_same_weights(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", Line())
+    train(tmp_path / "parts", Line(), until_epoch=1)
+    torch.rand(77)  # Whatever another program drew meanwhile must not matter.
+    parts = train(tmp_path / "parts", Line(), resume=True)
+    assert parts.next_epoch == 2
+    assert same(whole.model.state_dict(), parts.model.state_dict())
+    assert same(whole.averaged.model.state_dict(), parts.averaged.model.state_dict())
+    assert whole.optimiser.param_groups[0]["lr"] == parts.optimiser.param_groups[0]["lr"]
+    lines = (tmp_path / "parts" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2
+
+
+def test_without_resuming_the_run_would_differ(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", Line())
+    half = train(tmp_path / "half", Line(), until_epoch=1)
+    assert not same(whole.model.state_dict(), half.model.state_dict())
+
+
+def test_the_best_checkpoint_is_that_of_the_best_score(tmp_path: Path) -> None:
+    state = train(tmp_path, Line(), settings(stages=[{"epochs": 4, "input_px": 64}]))
+    scores = [figures["score"] for figures in state.history]
+    best = load_checkpoint(tmp_path / "best.pt")
+    assert best["figures"]["score"] == max(scores)
+    assert best["next_epoch"] == scores.index(max(scores)) + 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"bad_batch\.pt"):
+        train(tmp_path, Line(poison_epoch=1))
+    kept = torch.load(tmp_path / "bad_batch.pt", weights_only=False)
+    assert torch.isnan(kept["batch"].x).all()
+    weights = load_checkpoint(tmp_path / "last.pt")["model"]
+    assert all(torch.isfinite(v).all() for v in weights.values())
+
+
+def test_another_configuration_cannot_be_continued(tmp_path: Path) -> None:
+    train(tmp_path, Line(), until_epoch=1)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train(tmp_path, Line(), settings(seed=8), resume=True)
+
+
+def test_a_checkpoint_that_is_absent_or_damaged_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        train(tmp_path, Line(), resume=True)
+    (tmp_path / "last.pt").write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(tmp_path, Line(), resume=True)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            pick_device("cuda:0")
+    with pytest.raises(ConfigError, match="no such device"):
+        pick_device("toaster")
+
+
+def test_the_learning_rate_warms_up_then_falls_over_epochs_of_any_length() -> None:
+    config = settings(optimiser={"warmup_steps": 4, "final_ratio": 0.01})
+    rate = Rate([10, 40], config.optimiser)
+    values = [rate(step) for step in range(50)]
+    assert values[0] < values[3] < values[4]
+    assert values[10] == pytest.approx(0.01 + 0.99 * 0.5)
+    assert values[-1] < 0.02
+    assert all(a >= b for a, b in itertools.pairwise(values[5:]))
+
+
+WORKER = """
+import sys, torch
+from pathlib import Path
+from test_training_loop import Line, settings
+from training.distributed import joined
+from training.loop import Trainer
+from training.tracking import Trackers
+folder = Path(sys.argv[1])
+torch.set_num_threads(1)
+with joined("cpu") as place:
+    state = Trainer(settings(), Line(), folder, place=place, tracker=Trackers([])).run()
+    torch.save(state.model.state_dict(), folder / f"rank{place.rank}.pt")
+"""
+
+
+def test_two_processes_train_one_model_and_only_the_first_writes(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = f"{Path(__file__).parent}{os.pathsep}{Path.cwd()}"
+    base = {**os.environ, "PYTHONPATH": paths, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path)], env={**base, "RANK": str(rank)}, stderr=subprocess.PIPE
+        )
+        for rank in (0, 1)
+    ]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors.decode()[-2000:]
+    ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1)]
+    learned = {k: v for k, v in ranks[0].items() if "running" not in k}
+    assert all(torch.equal(v, ranks[1][k]) for k, v in learned.items())
+    assert load_checkpoint(tmp_path / "last.pt")["world"] == 2
