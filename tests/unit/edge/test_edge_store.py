@@ -1,0 +1,342 @@
+"""The store: one transaction a field, numbers that never repeat, quotas that are told, faults that are answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent import wire
+from edge_agent.errors import StoreDamaged, StoreFault, StoreFull
+from edge_agent.store.database_sqlite import Database
+from edge_agent.store.reads_sqlite import Reads
+from edge_agent.store.records import Counter
+from edge_agent.store.spool_sqlite import Quotas
+from edge_agent.store.store_sqlite import FILE_NAME, Store
+from fleet.contract.cells import Decision
+from fleet.contract.http import CellOpinion, SecondOpinion
+from fleet.contract.messages import OpinionReady, OpinionState, SeqRange, SlideResult
+from models.bundle.manifest import CellClass
+from tests.unit.edge.edge_builders import DEVICE, MODEL, ORDINARY, START, cell, named, new_field
+
+AMPLE = Quotas(rows=1000, image_bytes=10_000_000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path, AMPLE)) as store:
+        yield store
+
+
+def slide(store: Store) -> int:
+    return store.open_slide("s", target_white_cells=100, now=START).slide_id
+
+
+def ack(*numbers: int, boot: int = 1) -> tuple[SeqRange, ...]:
+    return tuple(SeqRange(boot=boot, first=n, last=n) for n in numbers)
+
+
+def opinion_of(capture_id: str) -> SecondOpinion:
+    edge = wire.detection(cell(CellClass.WBC, at=120, cell_type=named("neutrophil")))
+    cloud = wire.detection(cell(CellClass.WBC, at=121, cell_type=named("monocyte")))
+    return SecondOpinion(
+        id=f"op-{capture_id.replace('/', '-')}",
+        site="lab-1",
+        device=DEVICE,
+        capture_id=capture_id,
+        image_sha256="b" * 64,
+        state=OpinionState.ANSWERED,
+        created_at=START,
+        answered_at=START,
+        model=MODEL,
+        latency_ms=5,
+        detections=(cloud,),
+        cells=(CellOpinion(edge=edge, cloud=cloud, agree=False),),
+        needs_review=False,
+    )
+
+
+def test_a_field_is_stored_with_its_cells_counts_and_spool_rows(store: Store) -> None:
+    assert store.record_field(new_field(1, slide_id=slide(store), image_bytes=500), now=START)
+    reads = Reads(store.database)
+    (field,) = reads.fields()
+    assert (field.counts.rbc, field.counts.wbc, field.counts.platelets) == (2, 1, 1)
+    assert [c.cls.value for c in field.detections] == ["RBC", "RBC", "Platelets", "WBC"]
+    totals = reads.slide(1)
+    assert (totals.fields, totals.rbc, totals.platelets, totals.white_cells) == (1, 2, 1, {"neutrophil": 1})
+    waiting = store.waiting()
+    assert (waiting.events, waiting.images, waiting.image_bytes) == (1, 1, 500)
+    (row,) = store.take_events(after=0, limit=10)
+    assert (json.loads(row.payload)["boot"], json.loads(row.payload)["seq"]) == (row.boot, row.seq) == (1, 0)
+
+
+def test_a_field_of_a_replayable_source_is_stored_once_a_slide(store: Store) -> None:
+    first = slide(store)
+    assert store.record_field(new_field(1, slide_id=first), now=START)
+    assert not store.record_field(new_field(1, slide_id=first), now=START)
+    assert store.waiting().events == 1
+    assert Reads(store.database).slide(first).fields == 1
+    assert Reads(store.database).counters()[Counter.FIELDS_REPEATED] == 1
+
+
+def test_a_withheld_field_is_kept_but_none_of_its_cells_is_counted(store: Store) -> None:
+    number = slide(store)
+    store.record_field(new_field(1, slide_id=number, decision=Decision.WITHHELD), now=START)
+    totals = Reads(store.database).slide(number)
+    assert (totals.fields, totals.withheld, totals.rbc, totals.white_cells) == (1, 1, 0, {})
+    assert len(next(Reads(store.database).fields()).detections) == len(ORDINARY)
+    assert Reads(store.database).cells(None, 10) == []
+
+
+def test_every_opening_is_a_new_boot_and_starts_its_numbers_anew(tmp_path: Path) -> None:
+    rows = []
+    for boot in (1, 2, 3):
+        with closing(Store(tmp_path, AMPLE)) as store:
+            assert store.boot == boot
+            store.record_field(new_field(boot, slide_id=slide(store), boot=boot), now=START)
+            rows = [(row.boot, row.seq) for row in store.take_events(after=0, limit=10)]
+    assert rows == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_a_failed_transaction_leaves_nothing_and_uses_no_number(store: Store) -> None:
+    number = slide(store)
+    with pytest.raises(StoreFault):
+        store.record_field(new_field(1, slide_id=999), now=START)
+    assert store.waiting().events == 0
+    assert list(Reads(store.database).fields()) == []
+    store.record_field(new_field(1, slide_id=number), now=START)
+    assert [row.seq for row in store.take_events(after=0, limit=10)] == [0]
+
+
+def test_acknowledged_rows_go_and_an_acknowledgement_may_come_twice(store: Store) -> None:
+    number = slide(store)
+    for n in range(1, 6):
+        store.record_field(new_field(n, slide_id=number), now=START)
+    assert store.acknowledge((SeqRange(boot=1, first=0, last=2),), ack(3)) == 4
+    assert store.acknowledge((SeqRange(boot=1, first=0, last=2),), ()) == 0
+    assert store.acknowledge(ack(4, boot=7), ()) == 0
+    assert [row.seq for row in store.take_events(after=0, limit=10)] == [4]
+    counters = Reads(store.database).counters()
+    assert (counters[Counter.RESULTS_SENT], counters[Counter.RESULTS_REJECTED]) == (3, 1)
+
+
+def test_acknowledging_an_event_never_deletes_a_picture_with_a_number_beside_it(store: Store) -> None:
+    store.record_field(new_field(1, slide_id=slide(store), image_bytes=10), now=START)
+    store.acknowledge((SeqRange(boot=1, first=0, last=50),), ())
+    assert (store.waiting().events, store.waiting().images) == (0, 1)
+
+
+def test_an_answered_picture_leaves_the_spool_with_its_opinion_in_one_step(store: Store) -> None:
+    store.record_field(new_field(1, slide_id=slide(store), image_bytes=10), now=START)
+    image = store.next_image()
+    assert image is not None
+    store.note_attempt(image.row_id, https_bytes=321)
+    store.answer(opinion_of(image.capture_id), row_id=image.row_id, now=START)
+    store.answer(opinion_of(image.capture_id), row_id=image.row_id, now=START)
+    reads = Reads(store.database)
+    assert store.next_image() is None
+    assert [(o.capture_id, o.state, o.labels) for o in reads.opinions()] == [
+        ("bench-1/1/1", "answered", {"monocyte": 1})
+    ]
+    assert reads.counters()[Counter.IMAGES_SENT] == 1
+    assert reads.counters()[Counter.HTTPS_BYTES] == 321
+    (card,) = reads.cells(None, 10)
+    assert (card.label, card.second_label, card.second_source) == ("neutrophil", "monocyte", "larger model")
+    assert reads.crop(card.cell_id) == b"jpeg"
+
+
+def test_an_announced_opinion_is_fetched_unless_the_whole_of_it_is_here(store: Store) -> None:
+    store.record_field(new_field(1, slide_id=slide(store)), now=START)
+    whole = opinion_of("bench-1/1/1")
+    short = OpinionReady(
+        opinion=whole.id, capture_id="bench-1/1/1", state=OpinionState.ANSWERED, source="m", not_after=START
+    )
+    assert store.announce(short, now=START)
+    store.answer(whole, row_id=None, now=START)
+    assert not store.announce(short, now=START)
+    assert store.announce(short.model_copy(update={"state": OpinionState.REVIEWED}), now=START)
+
+
+def test_a_refused_picture_is_counted_and_told(store: Store) -> None:
+    store.record_field(new_field(1, slide_id=slide(store), image_bytes=10), now=START)
+    image = store.next_image()
+    assert image is not None
+    store.refuse_image(image.row_id, "413", now=START)
+    assert store.waiting().images == 0
+    told = json.loads(store.take_events(after=0, limit=10)[-1].payload)
+    assert (told["kind"], told["reason"], told["images"]) == ("dropped", "refused:413", 1)
+
+
+def test_over_its_quota_the_spool_gives_up_the_oldest_counts_them_and_says_so(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, Quotas(rows=20, image_bytes=1000))) as store:
+        number = slide(store)
+        for n in range(1, 41):
+            store.record_field(new_field(n, slide_id=number, image_bytes=300), now=START)
+        rows = [json.loads(row.payload) for row in store.take_events(after=0, limit=1000)]
+        told = [row for row in rows if row["kind"] == "dropped"]
+        results, images = sum(row["results"] for row in told), sum(row["images"] for row in told)
+        kept = [row["capture_id"] for row in rows if row["kind"] == "field"]
+        assert len(kept) + results == 40
+        assert kept == [f"bench-1/1/{n}" for n in range(41 - len(kept), 41)]
+        assert store.waiting().images + images == 40
+        assert store.waiting().image_bytes <= 1000
+        counters = Reads(store.database).counters()
+        assert (counters[Counter.RESULTS_DROPPED], counters[Counter.IMAGES_DROPPED]) == (results, images)
+        assert Reads(store.database).slide(number).fields == 40
+
+
+def test_a_closed_slide_is_followed_by_one_with_the_next_name(store: Store) -> None:
+    first = store.open_slide("24-0187", target_white_cells=100, now=START)
+    assert store.open_slide("24-0187", target_white_cells=100, now=START) == first
+    result = SlideResult(
+        boot=0,
+        seq=0,
+        slide=first.pseudonym,
+        opened_at=START,
+        closed_at=START,
+        fields=0,
+        withheld=0,
+        rbc=0,
+        platelets=0,
+        white_cells={},
+        limits={},
+        model=MODEL.digest,
+    )
+    assert store.close_slide(first.slide_id, result, now=START)
+    assert not store.close_slide(first.slide_id, result, now=START)
+    assert store.waiting().events == 1
+    assert store.open_slide("24-0187", target_white_cells=100, now=START).name == "24-0187-2"
+    assert "24-0187" not in first.pseudonym
+
+
+def test_the_same_field_may_be_read_for_another_slide(store: Store) -> None:
+    first = slide(store)
+    store.record_field(new_field(1, slide_id=first), now=START)
+    with store.database.transaction() as connection:
+        connection.execute("UPDATE slides SET closed_at = '2026-01-01T00:00:00Z'")
+    second = slide(store)
+    other = new_field(1, slide_id=second, boot=2)
+    assert store.record_field(other, now=START)
+    assert Reads(store.database).source_refs("folder", slide_id=second) == ["set/001.png"]
+
+
+def test_on_a_full_disk_nothing_committed_is_lost_and_it_goes_on_when_there_is_room(store: Store) -> None:
+    number = slide(store)
+    store.record_field(new_field(1, slide_id=number), now=START)
+    with store.database.reading() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    store.database.limit_pages(pages + 2)
+    stored, said = 1, ""
+    try:
+        for n in range(2, 500):
+            store.record_field(new_field(n, slide_id=number, image_bytes=2000), now=START)
+            stored += 1
+    except StoreFull as exc:
+        said = str(exc)
+    assert "free some disk space" in said
+    assert Reads(store.database).slide(number).fields == stored == len(list(Reads(store.database).fields()))
+    assert store.waiting().events == stored
+    store.database.limit_pages(pages + 1000)
+    assert store.record_field(new_field(stored + 1, slide_id=number), now=START)
+    seqs = [row.seq for row in store.take_events(after=0, limit=1000)]
+    assert seqs == sorted(set(seqs))
+
+
+def test_a_damaged_file_is_found_after_an_unclean_end(tmp_path: Path) -> None:
+    store = Store(tmp_path, AMPLE)
+    number = slide(store)
+    for n in range(1, 60):
+        store.record_field(new_field(n, slide_id=number, image_bytes=3000), now=START)
+    with store.database.reading() as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.database._connection.close()  # as a power cut: no farewell
+    path = tmp_path / FILE_NAME
+    damaged = bytearray(path.read_bytes())
+    damaged[8192:40960] = bytes(32768)
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(StoreDamaged, match="move the file away"):
+        Store(tmp_path, AMPLE)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"no database at all" * 400)
+    with pytest.raises(StoreDamaged):
+        Store(tmp_path, AMPLE)
+
+
+def test_a_store_of_a_newer_agent_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path, AMPLE).close()
+    database = Database(tmp_path / FILE_NAME)
+    with database.reading() as connection:
+        connection.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(StoreDamaged, match="newer agent"):
+        Store(tmp_path, AMPLE)
+
+
+def test_a_report_can_be_read_beside_a_running_agent_and_writes_nothing(tmp_path: Path, store: Store) -> None:
+    store.record_field(new_field(1, slide_id=slide(store)), now=START)
+    with closing(Database(tmp_path / FILE_NAME, read_only=True)) as beside:
+        assert len(list(Reads(beside).fields())) == 1
+        with pytest.raises(StoreFault), beside.transaction() as connection:
+            connection.execute("DELETE FROM fields")
+    with pytest.raises(StoreFault, match="has the agent ever run"):
+        Database(tmp_path / "elsewhere.sqlite3", read_only=True)
+
+
+def test_the_gallery_shows_the_worst_cells_first(store: Store) -> None:
+    cells = tuple(
+        cell(CellClass.WBC, at=at, cell_type=named(label, probability=p))
+        for at, label, p in ((10, "neutrophil", 0.99), (60, "lymphocyte", 0.6), (120, "unidentified", 0.7))
+    )
+    store.record_field(new_field(1, slide_id=slide(store), cells=cells), now=START)
+    assert [c.label for c in Reads(store.database).cells(None, 10)] == ["unidentified", "lymphocyte", "neutrophil"]
+    assert len(Reads(store.database).cells("s", 2)) == 2
+    assert Reads(store.database).cells("no such slide", 10) == []
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.just(("field",)),
+        st.tuples(st.just("ack"), st.integers(0, 30), st.integers(0, 5)),
+        st.just(("reopen",)),
+        st.just(("crash",)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=25)
+@given(STEPS)
+def test_whatever_happens_each_result_is_waiting_or_was_acknowledged(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[object, ...]]
+) -> None:
+    folder = tmp_path_factory.mktemp("spool")
+    store = Store(folder, AMPLE)
+    expected: set[tuple[int, int]] = set()
+    seqs: dict[int, int] = {}
+    number = 0
+    try:
+        for step in steps:
+            if step[0] == "field":
+                number += 1
+                store.record_field(new_field(number, slide_id=slide(store), boot=store.boot), now=START)
+                seq = seqs.get(store.boot, 0)
+                seqs[store.boot] = seq + 1
+                expected.add((store.boot, seq))
+            elif step[0] == "ack":
+                first, more = int(str(step[1])), int(str(step[2]))
+                store.acknowledge((SeqRange(boot=store.boot, first=first, last=first + more),), ())
+                expected -= {(store.boot, n) for n in range(first, first + more + 1)}
+            else:
+                store.close() if step[0] == "reopen" else store.database._connection.close()
+                store = Store(folder, AMPLE)
+            found = {(row.boot, row.seq) for row in store.take_events(after=0, limit=1000)}
+            assert found == expected
+    finally:
+        store.close()
