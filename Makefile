@@ -12,7 +12,7 @@ DEPENDS = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core lint check format train infer api openapi bench-edge docs-pictures clean distclean
+.PHONY: help demo test test-core lint check format train infer api openapi bench-edge docs-pictures docs-index clean distclean
 
 help: ## this list
 	@echo "Automated Hematology System: research use only"
@@ -84,6 +84,9 @@ bench-edge: $(VENV)/.demo-installed ## from a frame to a stored result against a
 
 docs-pictures: $(VENV)/.demo-installed ## draw the pictures of generated slides in docs/pictures again
 	$(VENV)/bin/python -m models.synthetic --out docs/pictures
+
+docs-index: $(VENV)/.demo-installed ## list the decisions in docs/adr/README.md again
+	$(VENV)/bin/python -m tests.arch.documents
 
 clean: ## remove caches and the output of runs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build demo-run demo-summary.json automated_hematology_system.egg-info
