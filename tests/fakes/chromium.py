@@ -41,6 +41,21 @@ class Watched:
     base_url: str
     troubles: list[str] = field(default_factory=list)
 
+    def listen(self) -> None:
+        """Begins to remember."""
+
+        def on_console(message: Any) -> None:
+            if message.type == "error":
+                self.troubles.append(message.text)
+
+        def on_request(request: Any) -> None:
+            if not request.url.startswith((self.base_url, "blob:", "data:")):
+                self.troubles.append(f"left: {request.url}")
+
+        self.page.on("console", on_console)
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.on("request", on_request)
+
     def open(self, path: str) -> None:
         """Goes to a path of the console and waits until its modules have run."""
         self.page.goto(self.base_url + path)
@@ -68,9 +83,7 @@ class Chromium:
         if cookies:
             context.add_cookies(cookies)
         watched = Watched(context.new_page(), base_url)
-        watched.page.on("console", lambda m: m.type == "error" and watched.troubles.append(m.text))
-        watched.page.on("pageerror", lambda error: watched.troubles.append(str(error)))
-        watched.page.on("request", lambda r: _inside(r.url, base_url) or watched.troubles.append(f"left: {r.url}"))
+        watched.listen()
         try:
             yield watched
         finally:
@@ -89,7 +102,3 @@ def chromium() -> Iterator[Chromium]:
             yield Chromium(browser)
         finally:
             browser.close()
-
-
-def _inside(url: str, base_url: str) -> bool:
-    return url.startswith((base_url, "blob:", "data:"))

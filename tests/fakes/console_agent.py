@@ -69,7 +69,7 @@ def encode_jpeg(image_rgb: np.ndarray) -> bytes:
 
 def boxes_of(field: FieldTruth) -> tuple[OverlayBox, ...]:
     """The generator's truth as if a pipeline had found it."""
-    boxes = []
+    boxes: list[OverlayBox] = []
     for cell in field.cells:
         x1, y1, x2, y2 = cell.box
         label = cell.cell_type or ""

@@ -122,7 +122,10 @@ class CloudForConsole:
             "um_per_px": UM_PER_PX,
             "detections": _edge_words(field),
         }
-        parts = {"image": ("f.jpg", image, "image/jpeg"), "context": (None, json.dumps(context), "application/json")}
+        parts: dict[str, Any] = {
+            "image": ("f.jpg", image, "image/jpeg"),
+            "context": (None, json.dumps(context), "application/json"),
+        }
         headers = {"Authorization": f"Bearer {token}"}
         answer = httpx.post(self.base_url + "/v1/second-opinions", files=parts, headers=headers, timeout=30)
         assert answer.status_code in (200, 201), answer.text

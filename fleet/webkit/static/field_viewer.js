@@ -77,8 +77,8 @@ export class FieldViewer extends EventTarget {
     const box = this.field?.boxes[index];
     if (box && reveal) {
       const [x, y, w, h] = box.bbox;
-      const wanted = Math.min(this.canvas.clientWidth, this.canvas.clientHeight) / (Math.max(w, h) * 3);
-      this.zoom = Math.min(MAX_ZOOM, Math.max(1, wanted / this.#fitScale()));
+      const wanted = Math.min(this.canvas.clientWidth, this.canvas.clientHeight) / (Math.max(w, h) * 2);
+      this.zoom = Math.min(MAX_ZOOM, Math.max(1.5, wanted / this.#fitScale()));
       this.centre = { x: x + w / 2, y: y + h / 2 };
       this.#keepInside();
       this.#zoomed();
