@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -141,8 +142,6 @@ class RunningCloud:
         return str(answer.json()["token"])
 
     async def ask(self, token: str, image: bytes, context: dict[str, Any]) -> httpx.Response:
-        import json
-
         files: Any = {
             "image": ("f.jpg", image, "image/jpeg"),
             "context": (None, json.dumps(context), "application/json"),

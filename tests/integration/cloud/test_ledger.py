@@ -81,7 +81,7 @@ async def rows(storage: Any, table: Any) -> int:
 
 async def state_of(storage: Any, device: str = "bench-1") -> DeviceStateRow:
     async with storage.reading() as session:
-        state = await session.get(DeviceStateRow, device)
+        state: DeviceStateRow | None = await session.get(DeviceStateRow, device)
     assert state is not None
     return state
 
@@ -133,9 +133,8 @@ async def test_every_row_carries_its_site_and_the_device_as_principal(ledger: Le
 async def test_one_poisonous_event_is_rejected_and_the_rest_of_its_batch_committed(
     ledger: Ledger, storage: Any
 ) -> None:
-    outcome = (
-        await ledger.commit([up(batch([field_event(1), {"kind": "field", "boot": 1, "seq": 2}, field_event(3)]))])
-    )["bench-1"]
+    message = up(batch([field_event(1), {"kind": "field", "boot": 1, "seq": 2}, field_event(3)]))
+    outcome = (await ledger.commit([message]))["bench-1"]
 
     assert (outcome.committed, outcome.rejected) == ([(1, 1), (1, 3)], [(1, 2)])
     async with storage.reading() as session:
@@ -143,11 +142,14 @@ async def test_one_poisonous_event_is_rejected_and_the_rest_of_its_batch_committ
     assert (letter.code, letter.site_id, letter.boot, letter.seq, letter.times) == ("invalid", "lab-a", 1, 2, 1)
 
 
-async def test_a_number_that_no_table_holds_takes_only_its_own_event_with_it(ledger: Ledger, storage: Any) -> None:
-    too_much = field_event(2, counts={"rbc": 2**70, "wbc": 0, "platelets": 0})
+async def test_what_the_database_refuses_takes_only_its_own_event_with_it(ledger: Ledger, storage: Any) -> None:
+    poison = field_event(2, slide="nul\0byte")
 
-    outcome = (await ledger.commit([up(batch([field_event(1), too_much, field_event(3)]))]))["bench-1"]
+    outcome = (await ledger.commit([up(batch([field_event(1), poison, field_event(3)]))]))["bench-1"]
 
+    if storage.is_sqlite:  # which stores any text
+        assert sorted(outcome.committed) == [(1, 1), (1, 2), (1, 3)]
+        return
     assert (sorted(outcome.committed), outcome.rejected) == ([(1, 1), (1, 3)], [(1, 2)])
     async with storage.reading() as session:
         assert (await session.scalar(select(DeadLetterRow.code))) == "not_storable"
