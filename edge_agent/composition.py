@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
-import onnxruntime
 import structlog
 
 from edge_agent.capture.frame import Frame
@@ -54,6 +54,7 @@ from fleet.contract.messages import (
     SelfTestSummary,
     Severity,
 )
+from models.runtime import available_providers
 
 LOCK_NAME = "agent.lock"
 MODEL_KEY = "model"
@@ -223,8 +224,8 @@ def _identity(settings: Settings, store: Store) -> Identity:
         capabilities=Capabilities(
             agent_version=agent_version(),
             python=platform.python_version(),
-            onnxruntime=onnxruntime.__version__,
-            providers=tuple(onnxruntime.get_available_providers())[:16],
+            onnxruntime=version("onnxruntime"),
+            providers=available_providers(),
             cpu_cores=os.cpu_count() or 1,
             memory_bytes=_memory_bytes(),
             source=settings.source.kind,
