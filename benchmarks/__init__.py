@@ -1,0 +1,1 @@
+"""Measurements. Each writes its document only from what it has just measured."""
