@@ -43,7 +43,7 @@ def test_every_decision_has_a_number_of_its_own_and_says_how_it_could_be_wrong()
     for path in records:
         text = path.read_text(encoding="utf-8")
         assert re.match(rf"# {path.name[:4]} \w", text), f"{path.name} begins with its number and title"
-        assert re.search(r"\b(wrong|mistaken)\b", text, re.IGNORECASE), f"{path.name} does not say how we would know it was wrong"
+        assert re.search(r"\b(wrong|mistaken)\b", text, re.IGNORECASE), f"{path.name}: how would we know it was wrong?"
 
 
 def test_the_readme_names_every_folder_of_the_house_and_says_what_it_is_for() -> None:
