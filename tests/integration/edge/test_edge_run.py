@@ -1,0 +1,149 @@
+"""The agent as a process: alone, killed, stopped, and with every wrong input."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.edge.conftest import EdgeProcess, run_edge
+
+pytestmark = pytest.mark.slow
+
+Make = Callable[..., EdgeProcess]
+Pictures = Callable[[int], Path]
+
+
+def test_without_any_network_every_field_is_classified_and_waits(edge: Make, disc_pictures: Pictures) -> None:
+    agent = edge(
+        source={"spec": str(disc_pictures(5))},
+        run={"stop_after_fields": 5, "self_test": True},
+        sampling={"audit_ratio": 1.0},
+        mqtt={"host": "127.0.0.1", "port": 9, "tls": False},
+    )
+    assert agent.start().wait() == 0, agent.log.read_text()
+    report = agent.report()
+    assert [field.source_ref.rsplit("/")[-1] for field in report.fields] == [f"field-{n:03d}.png" for n in range(5)]
+    assert all(field.counts.rbc > 10 and field.counts.wbc == 4 for field in report.fields)
+    (slide,) = report.slides
+    assert (slide.fields, sum(slide.white_cells.values()), slide.closed) == (5, 20, False)
+    assert (report.results_waiting, report.dropped) == (5, 0)
+    assert report.uncertain_waiting > 0
+    for share, low, high in slide.shares.values():
+        assert low <= share <= high
+
+
+def test_a_killed_agent_goes_on_where_it_was_and_stores_each_field_once(edge: Make, disc_pictures: Pictures) -> None:
+    agent = edge(source={"spec": str(disc_pictures(9)), "fields_per_s": 4}, run={"exit_when_drained": True})
+    agent.start().wait_for("field_stored", count=3)
+    agent.kill()
+    assert agent.start().wait() == 0
+    report = agent.report()
+    refs = [field.source_ref for field in report.fields]
+    assert len(refs) == len(set(refs)) == 9
+    assert {field.capture_id.split("/")[1] for field in report.fields} == {"1", "2"}
+    (slide,) = report.slides
+    assert (slide.fields, slide.closed) == (9, True)
+    assert report.results_waiting == 10, "nine fields and the slide wait: no broker is configured"
+
+
+def test_sigterm_ends_within_five_seconds_and_leaves_a_clean_store(edge: Make, disc_pictures: Pictures) -> None:
+    agent = edge(
+        source={"spec": str(disc_pictures(3)), "watch": True, "settle_s": 0},
+        mqtt={"host": "127.0.0.1", "port": 9, "tls": False},
+    )
+    agent.start().wait_for("field_stored", count=2)
+    began_s = time.monotonic()
+    assert agent.stop() == 0
+    assert time.monotonic() - began_s < 5
+    assert len(agent.report().fields) >= 2
+
+
+def test_the_console_shows_the_running_agent(edge: Make, disc_pictures: Pictures) -> None:
+    agent = edge(
+        source={"spec": str(disc_pictures(2)), "watch": True, "settle_s": 0}, console={"enabled": True, "port": 0}
+    )
+    url = agent.start().wait_for("console_opened")[0]["url"]
+    agent.wait_for("field_stored")
+    with urllib.request.urlopen(f"{url}metrics", timeout=10) as answer:
+        metrics = answer.read().decode()
+    assert 'ahs_edge_fields_total{decision="accept"}' in metrics
+    with urllib.request.urlopen(f"{url}healthz", timeout=10) as answer:
+        assert answer.status == 200
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert "esearch use only" in answer.read().decode()
+
+
+def test_a_second_agent_is_kept_off_the_same_data_folder(edge: Make, disc_pictures: Pictures) -> None:
+    agent = edge(source={"spec": str(disc_pictures(1)), "watch": True, "settle_s": 0})
+    agent.start().wait_for("agent_started")
+    done = run_edge("run", "--config", str(agent.config))
+    assert (done.returncode, "another agent already uses the data folder" in done.stderr) == (2, True)
+
+
+def test_a_console_port_in_use_is_said(edge: Make, disc_pictures: Pictures) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        agent = edge(source={"spec": str(disc_pictures(1))}, console={"enabled": True, "port": port})
+        done = run_edge("run", "--config", str(agent.config))
+    assert done.returncode == 5
+    assert f"port {port} on 127.0.0.1 is taken" in done.stderr
+
+
+def test_a_missing_and_a_corrupt_bundle_are_said(edge: Make, disc_pictures: Pictures, disc_bundle: Path) -> None:
+    agent = edge(source={"spec": str(disc_pictures(1))})
+    absent = run_edge("run", "--config", str(agent.config), "--bundle", "/no/such/bundle")
+    assert (absent.returncode, "there is no bundle" in absent.stderr) == (3, True)
+    copy = agent.folder / "copy"
+    shutil.copytree(disc_bundle, copy)
+    model = copy / "detector.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    corrupt = run_edge("run", "--config", str(agent.config), "--bundle", str(copy))
+    assert (corrupt.returncode, "fetch the bundle again" in corrupt.stderr) == (3, True)
+    assert "Traceback" not in absent.stderr + corrupt.stderr
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder/film.mp4", "77"])
+def test_a_source_that_is_not_there_is_said(edge: Make, source: str) -> None:
+    agent = edge(source={"spec": source}, run={"exit_when_drained": True})
+    done = run_edge("run", "--config", str(agent.config))
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("ahs-edge: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_agent_waits_for_a_camera_that_is_not_there_and_says_so(edge: Make) -> None:
+    agent = edge(source={"spec": "77"}, console={"enabled": True, "port": 0})
+    agent.start().wait_for("source_not_found", count=1)
+    url = agent.wait_for("console_opened")[0]["url"]
+    with pytest.raises(urllib.error.HTTPError) as caught, urllib.request.urlopen(f"{url}healthz", timeout=10):
+        pass
+    caught.value.close()
+    assert caught.value.code == 503
+    assert agent.stop() == 0
+
+
+def test_a_configuration_mistake_is_said_before_anything_else(edge: Make) -> None:
+    agent = edge(mqtt={"hosst": "a"})
+    done = run_edge("run", "--config", str(agent.config))
+    assert (done.returncode, "mqtt.hosst: unknown key" in done.stderr) == (2, True)
+    assert run_edge("run", "--config", "/no/such.yaml").returncode == 2
+    assert run_edge("check-config", "--set", "nonsense").returncode == 2
+    fine = run_edge("check-config", "--set", "device.id=bench-7")
+    assert (fine.returncode, "id: bench-7" in fine.stdout) == (0, True)
+
+
+def test_an_undelivered_bounded_run_says_so(edge: Make, disc_pictures: Pictures) -> None:
+    agent = edge(
+        source={"spec": str(disc_pictures(1))},
+        run={"exit_when_drained": True, "drain_timeout_s": 1.0},
+        mqtt={"host": "127.0.0.1", "port": 9, "tls": False},
+    )
+    assert agent.start().wait() == 6
