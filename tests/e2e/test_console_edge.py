@@ -181,7 +181,7 @@ def test_the_gallery_is_walked_with_arrows_and_filtered_with_letters(
         watched.page.keyboard.press("ArrowRight")
         assert watched.page.get_attribute(".cell[aria-selected=true]", "data-cell") != first
         watched.page.keyboard.press("2")
-        assert watched.page.locator("#cell-detail h2").inner_text().startswith("Neutrophils")
+        assert watched.page.locator("#cell-detail h2").inner_text().startswith("Neutrophil")
         watched.page.keyboard.press("s")
         differing = watched.page.locator(".cell:visible")
         assert 0 < differing.count() < len(agent.cards)

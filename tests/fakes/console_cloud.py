@@ -29,8 +29,8 @@ from models.synthetic import FieldTruth, TruthCell
 from tests.fakes.console_agent import UM_PER_PX, encode_jpeg, fields_of_a_slide
 
 TYPES = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil")
-EDGE_MODEL = {"name": "edge-hema", "version": "1.4.0", "digest": "sha256:" + "a1" * 32}
-CLOUD_MODEL = {"name": "opinion-hema", "version": "1.0.0", "digest": "sha256:" + "b2" * 32}
+EDGE_MODEL = {"name": "edge-hema", "version": "1.4.0", "digest": "sha256:" + hashlib.sha256(b"edge").hexdigest()}
+CLOUD_MODEL = {"name": "opinion-hema", "version": "1.0.0", "digest": "sha256:" + hashlib.sha256(b"cloud").hexdigest()}
 SITE = "north-lab"
 
 
