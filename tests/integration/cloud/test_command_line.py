@@ -9,28 +9,41 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from click.testing import Result
+from typer.testing import CliRunner
 
 from cloud.app import create_app
+from cloud.cli import app
 from cloud.config import Settings
+from fleet.local.processes import port_answers
 
 
-def ahs_cloud(folder: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AHS_CLOUD")}
-    environment |= {"AHS_CLOUD__DATA_DIR": str(folder / "data"), **variables}
-    command = [sys.executable, "-m", "cloud", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+@pytest.fixture
+def ahs_cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """Runs the command line in this process; variables are given by keyword."""
+
+    def run(*args: str, **variables: str) -> Result:
+        monkeypatch.setenv("AHS_CLOUD__DATA_DIR", str(tmp_path / "data"))
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return CliRunner().invoke(app, list(args))
+
+    yield run
+    structlog.reset_defaults()  # the program's log went to a stream of this test
 
 
-def test_a_token_is_printed_alone_and_its_issue_is_on_record(tmp_path: Path) -> None:
-    made = ahs_cloud(tmp_path, "token", "create", "--role", "operator", "--site", "lab-a", "--name", "Ada")
-    assert made.returncode == 0, made.stderr
+def test_a_token_is_printed_alone_and_its_issue_is_on_record(ahs_cloud: Callable[..., Result]) -> None:
+    made = ahs_cloud("token", "create", "--role", "operator", "--site", "lab-a", "--name", "Ada")
+    assert made.exit_code == 0, made.stderr
     assert made.stdout.startswith("ahs_")
     assert len(made.stdout.split()) == 1
-    record = json.loads(ahs_cloud(tmp_path, "audit", "show").stdout)
+    record = json.loads(ahs_cloud("audit", "show").stdout)
     assert (record["action"], record["site"], record["after"]["name"]) == ("token.issued", "lab-a", "Ada")
 
 
@@ -48,23 +61,23 @@ def test_a_token_is_printed_alone_and_its_issue_is_on_record(tmp_path: Path) -> 
     ],
 )
 def test_what_cannot_work_is_told_in_one_line(
-    tmp_path: Path, args: list[str], variables: dict[str, str], code: int, words: str
+    ahs_cloud: Callable[..., Result], args: list[str], variables: dict[str, str], code: int, words: str
 ) -> None:
     if "DATABASE__URL" in repr(variables):
         pytest.importorskip("psycopg", reason="needs the postgres extra")
-    done = ahs_cloud(tmp_path, *args, **variables)
-    assert done.returncode == code, done.stderr
+    done = ahs_cloud(*args, **variables)
+    assert done.exit_code == code, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_in_use_is_told_before_anything_is_touched(tmp_path: Path) -> None:
+def test_a_port_in_use_is_told_before_anything_is_touched(ahs_cloud: Callable[..., Result], tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = ahs_cloud(tmp_path, "serve", AHS_CLOUD__HTTP__PORT=port)
-    assert done.returncode == 3
+        done = ahs_cloud("serve", AHS_CLOUD__HTTP__PORT=port)
+    assert done.exit_code == 3
     assert port in done.stderr
     assert "http.port" in done.stderr
     assert not (tmp_path / "data").exists()
@@ -75,7 +88,7 @@ def test_sigterm_ends_the_server_in_order(tmp_path: Path, tools: Any) -> None:
     environment = os.environ | {"AHS_CLOUD__DATA_DIR": str(tmp_path / "d"), "AHS_CLOUD__HTTP__PORT": str(port)}
     with subprocess.Popen([sys.executable, "-m", "cloud", "all"], env=environment, stderr=subprocess.PIPE) as process:
         ends_s = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < ends_s:
+        while not port_answers(port) and time.monotonic() < ends_s:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
