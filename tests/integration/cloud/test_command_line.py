@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 import structlog
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from cloud.app import create_app
 from cloud.cli import app
