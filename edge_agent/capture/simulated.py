@@ -23,6 +23,7 @@ from edge_agent.capture.source import OnDrop, SourceKind
 from models.synthetic import Optics, SlideSpec, TruthCell, VirtualSlide
 
 UM_PER_PX = 0.083
+RENEW_AFTER_FIELDS = 500
 WIDTH_PX, HEIGHT_PX = 640, 480
 FIELDS_A_ROW = 20
 BACKLASH_RATIO = 0.03
@@ -87,6 +88,7 @@ class SimulatedSource(ReplayedSource):
             on_drop=on_drop,
         )
         self._simulated = s
+        self._spec: SlideSpec | None = None
         self._slide: VirtualSlide | None = None
         self._journal: Journal | None = None
         self._number = 0
@@ -105,7 +107,8 @@ class SimulatedSource(ReplayedSource):
         if s.white_cells_per_field is not None:
             chosen["wbc_per_field_mean"] = s.white_cells_per_field
         try:
-            self._slide = VirtualSlide(SlideSpec(**chosen))
+            self._spec = SlideSpec(**chosen)
+            self._slide = VirtualSlide(self._spec)
         except ValueError as exc:
             raise SourceNotFound(f"{self._label} cannot draw this slide: {exc}") from exc
         if s.journal is not None:
@@ -126,6 +129,9 @@ class SimulatedSource(ReplayedSource):
                 raise SourceEnded(f"{self._label} is read to its end ({self._end_detail()})")
             number = self._number + 1
             source_ref = f"{self._prefix}{number:06d}"
+            if number % RENEW_AFTER_FIELDS == 0:
+                # A slide remembers each place it has shown; the same specification draws the same places again.
+                self._slide = VirtualSlide(self._spec)
             if not self._is_skipped(source_ref):
                 frame = self._produce(self._slide, number, source_ref)
                 self._number = number
