@@ -1,33 +1,18 @@
-"""Time, and how far it can be trusted. Passive code gets a `Moment`; only programs own a `Clock`."""
+"""The workstation's clocks, and how far they can be trusted. Passive code gets a `Moment`, never a `Clock`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from edge_agent.moment import Moment
 from fleet.contract.base import ClockQuality
 
 EARLIEST = datetime(2025, 1, 1, tzinfo=UTC)
 """A clock that says less has never been set: this program did not exist then."""
 STEP_S = 5.0
 """Wall clock and monotonic clock apart by more since the last look: somebody moved the wall clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Now.
-
-    Attributes:
-        monotonic_s: for durations and deadlines.
-        utc: for people and the wire.
-        quality: how far `utc` can be trusted.
-    """
-
-    monotonic_s: float
-    utc: datetime
-    quality: ClockQuality = ClockQuality.OK
 
 
 class Clock:

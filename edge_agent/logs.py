@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
+
+
+class Stderr(io.TextIOBase):
+    """The process's stderr, whatever it is at the moment. A line that cannot be written is given up.
+
+    The log often lies on the disk that has just run full, or goes to a terminal that was closed: neither may stop the
+    thread that had something to say. The counters in the metrics still tell of it.
+    """
+
+    def write(self, text: str) -> int:
+        """Writes, or loses the text."""
+        try:
+            return sys.stderr.write(text)
+        except (OSError, ValueError):
+            return len(text)
+
+    def flush(self) -> None:
+        """Flushes what can be."""
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            return
 
 
 def configure(*, level: str = "info") -> None:
@@ -23,6 +47,6 @@ def configure(*, level: str = "info") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Stderr())),
         cache_logger_on_first_use=True,
     )

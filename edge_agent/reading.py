@@ -10,8 +10,8 @@ from edge_agent import wire
 from edge_agent.capture.frame import Frame
 from edge_agent.capture.gate import AnalysisSummary, QualityGate
 from edge_agent.capture.measure import measure
-from edge_agent.clock import Moment
 from edge_agent.inference.engine import Engine
+from edge_agent.moment import Moment
 from edge_agent.store.records import NewField, NewImage, SlideTotals
 from edge_agent.triage.rules import Triage, TriagePolicy, decide
 from edge_agent.triage.sampling import Sampler

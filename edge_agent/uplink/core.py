@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from edge_agent.clock import Moment
+from edge_agent.moment import Moment
 from edge_agent.uplink.flight import Batch, Flight, ranges_of
 from edge_agent.uplink.link import CONNECTED_STATES, LinkState, LinkTrigger, advance
 from edge_agent.uplink.telling import Teller

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
-from edge_agent.clock import Moment
+from edge_agent.moment import Moment
 from edge_agent.uplink.traffic import DeviceReport, Identity, Publish
 from fleet.contract import topics
 from fleet.contract.base import JsonObject, utc_now_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from edge_agent import wire
-from edge_agent.clock import Moment
+from edge_agent.moment import Moment
 from edge_agent.store.records import NewField, NewImage
 from edge_agent.triage.sampling import Choice
 from fleet.contract.base import CaptureId

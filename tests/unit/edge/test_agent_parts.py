@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from edge_agent.capturing import Tickets
 from edge_agent.clock import Clock
 from edge_agent.config import CloudSettings
 from edge_agent.errors import ConfigurationError, LinkDown, PeerRejected, StoreDamaged
+from edge_agent.logs import Stderr
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problem, Problems
 from edge_agent.supervision import Worker
@@ -142,3 +144,16 @@ def test_refusals_and_faults_of_the_cloud_are_told_apart(tmp_path: Path, server:
         cloud.fetch("opinion-1")
     assert gone.value.credentials
     assert isinstance(gone.value.__cause__, ConfigurationError)
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed)
+    out = Stderr()
+    assert out.write("lost") == 4
+    out.flush()
+    whole = io.StringIO()
+    monkeypatch.setattr("sys.stderr", whole)
+    out.write("kept")
+    assert whole.getvalue() == "kept"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.clock import Moment
+from edge_agent.moment import Moment
 from edge_agent.store.records import SpoolEvent
 from edge_agent.uplink.core import UplinkCore
 from edge_agent.uplink.flight import ranges_of
