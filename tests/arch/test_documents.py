@@ -42,7 +42,7 @@ def test_every_decision_has_a_number_of_its_own_and_says_how_it_could_be_wrong()
     assert len({path.name[:4] for path in records}) == len(records)
     for path in records:
         text = path.read_text(encoding="utf-8")
-        assert re.match(rf"# {path.name[:4]} \w", text), f"{path.name} begins with its number and title"
+        assert re.match(rf"# 0*{int(path.name[:4])}\.? \w", text), f"{path.name} begins with its number and title"
         assert re.search(r"\b(wrong|mistaken)\b", text, re.IGNORECASE), f"{path.name}: how would we know it was wrong?"
 
 
