@@ -121,7 +121,7 @@ def test_a_source_that_is_not_there_is_said(edge: Make, source: str) -> None:
 
 def test_an_agent_waits_for_a_camera_that_is_not_there_and_says_so(edge: Make) -> None:
     agent = edge(source={"spec": "77"}, console={"enabled": True, "port": 0})
-    agent.start().wait_for("source_not_found", count=1)
+    agent.start().wait_for("problem_appeared")
     url = agent.wait_for("console_opened")[0]["url"]
     with pytest.raises(urllib.error.HTTPError) as caught, urllib.request.urlopen(f"{url}healthz", timeout=10):
         pass
