@@ -54,6 +54,7 @@ def create_app(
         description=_ABOUT,
         lifespan=life,
         license_info={"name": "MIT", "identifier": "MIT"},
+        docs_url=None,  # cloud.web.api_page serves it without the internet
         redoc_url=None,
     )
     if parts is not None:

@@ -12,6 +12,7 @@ from cloud.auth.principals import Permission, Principal
 from cloud.devices.queries import list_devices
 from cloud.health import readyz
 from cloud.opinions.queries import get_opinion_detail, list_opinions
+from cloud.web.api_page import create_api_page
 from cloud.web.rendering import TABS, CloudRendering, Visitor, field_boxes
 from fleet.contract.http import Health, OpinionPage, Problem
 from fleet.contract.messages import OpinionState
@@ -28,6 +29,7 @@ def create_pages() -> APIRouter:
     _add_devices(router)
     _add_review(router)
     _add_system(router)
+    router.include_router(create_api_page(_rendering))
     return router
 
 

@@ -73,6 +73,10 @@ class CloudRendering:
         """A page that says what is wrong and what to do."""
         return self._kit.page("problem.html", status_code=problem.status, frame=_bare_frame(), problem=problem)
 
+    def api_page(self) -> HTMLResponse:
+        """The API's documentation, open to anyone who can reach the service."""
+        return self._kit.page("api.html", frame=_bare_frame())
+
     def devices(self, visitor: Visitor, page: DevicePage, *, only_rows: bool = False) -> HTMLResponse:
         """All devices of the site, a row each."""
         values = {

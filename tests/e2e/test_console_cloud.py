@@ -170,3 +170,12 @@ def test_signing_out_ends_the_session(browser: Chromium, filled: Filled) -> None
         watched.page.wait_for_url("**/sign-in")
         watched.open("/devices")
         assert "/sign-in" in watched.page.url
+
+
+def test_the_api_is_documented_without_the_internet(browser: Chromium, filled: Filled) -> None:
+    with browser.page(filled.cloud.base_url) as watched:
+        watched.open("/docs")
+        watched.page.get_by_text("/v1/second-opinions", exact=True).first.wait_for()
+        assert watched.page.locator(".opblock").count() >= 8
+        assert "Research use only" in watched.page.inner_text("footer")
+        assert watched.troubles == []
