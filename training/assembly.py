@@ -115,23 +115,27 @@ def _range_fields(recipe: BundleRecipe, cache: Path) -> list[FieldExample]:
 
 def _range_crops(recipe: BundleRecipe, parts: TorchParts, cache: Path) -> list[FloatArray]:
     finder = CellFinder.of_checkpoint(recipe.detector.checkpoint, parts.embedder_spec)
-    cells = training_cells(recipe, parts, finder, cache)
-    chosen = np.random.default_rng(0).choice(len(cells), min(recipe.calibration.cells, len(cells)), replace=False)
-    batches = np.array_split(chosen, max(1, len(chosen) // 8))
-    return [cut([cells[i] for i in batch], parts.embedder_spec) for batch in batches]
+    wanted = recipe.calibration.cells
+    cells = annotated_cells(parts.cells.data, "train", finder, at_most=wanted)
+    cells += generated_cells(_head_fields(recipe), parts.embedder_spec, cache)[: wanted // 2 if cells else wanted]
+    return [cut(cells[i : i + 8], parts.embedder_spec) for i in range(0, len(cells), 8)]
 
 
 def training_cells(recipe: BundleRecipe, parts: TorchParts, finder: CellFinder, cache: Path) -> list[CellExample]:
     """White cells that the head learns from."""
-    c = recipe.calibration
-    generated = GeneratedFields(count=c.generated_fields, first_seed=c.generated_first_seed)
-    return annotated_cells(parts.cells.data, "train", finder) + generated_cells(generated, parts.embedder_spec, cache)
+    spec = parts.embedder_spec
+    return annotated_cells(parts.cells.data, "train", finder) + generated_cells(_head_fields(recipe), spec, cache)
 
 
 def held_out_cells(recipe: BundleRecipe, parts: TorchParts, finder: CellFinder, cache: Path) -> list[CellExample]:
     """White cells for temperature, quantiles and thresholds."""
     spec = parts.embedder_spec
     return annotated_cells(parts.cells.data, "val", finder) + generated_cells(_held_out(recipe), spec, cache)
+
+
+def _head_fields(recipe: BundleRecipe) -> GeneratedFields:
+    c = recipe.calibration
+    return GeneratedFields(count=c.generated_fields, first_seed=c.generated_first_seed)
 
 
 def _held_out(recipe: BundleRecipe) -> GeneratedFields:

@@ -21,6 +21,8 @@ from training.errors import DataError
 
 CLASSES = len(WhiteCellType)
 MAX_NEWTON_STEPS = 40
+LEAST_QUANTILE = 0.1
+"""A class with a probability of .9 or more is always in the set."""
 Array = NDArray[np.float64]
 
 
@@ -183,12 +185,16 @@ def fit_temperature(logits: Array, labels: NDArray[np.int64]) -> float:
 
 
 def conformal_quantiles(chances: Array, labels: NDArray[np.int64], coverage: float) -> Array:
-    """(K,) largest nonconformity 1 - p that puts a class into the set, each class covered by itself."""
+    """(K,) largest nonconformity 1 - p that puts a class into the set, each class covered by itself.
+
+    Never below `LEAST_QUANTILE`: on an easy class the exact quantile would empty the set of a cell at p = .99. A larger
+    quantile covers more, never less.
+    """
     quantiles = np.empty(CLASSES)
     for c in range(CLASSES):
         scores = np.sort(1 - chances[labels == c, c])
         rank = int(np.ceil((len(scores) + 1) * coverage))
-        quantiles[c] = scores[rank - 1] if rank <= len(scores) else 1.0
+        quantiles[c] = max(LEAST_QUANTILE, scores[rank - 1]) if rank <= len(scores) else 1.0
     return quantiles
 
 

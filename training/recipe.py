@@ -20,7 +20,9 @@ class DetectorPart(Part):
     int8: bool = True
     flips: tuple[Literal["h", "v", "hv"], ...] = Field((), description="average over these mirror images in the graph")
     keep_float: tuple[str, ...] = Field((), description="parts of node names that stay fp32 in the int8 model")
-    rbc_px: tuple[float, float] = Field((24.0, 110.0), description="red-cell diameters at the input it was trained for")
+    rbc_px: tuple[float, float] = Field(
+        (36.0, 84.0), description="red-cell diameters at the input at which it was measured to read well"
+    )
 
 
 class EmbedderPart(Part):

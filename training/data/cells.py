@@ -135,8 +135,8 @@ def _nearest_white(
     return x1, y1, x2, y2
 
 
-def annotated_cells(data: CellData, split: str, finder: CellFinder) -> list[CellExample]:
-    """Cells of a split of the annotated set.
+def annotated_cells(data: CellData, split: str, finder: CellFinder, *, at_most: int | None = None) -> list[CellExample]:
+    """Cells of a split of the annotated set, or a fixed random choice of `at_most` of them.
 
     Raises:
         DataError: the set or a picture is not there, or a class is none of the five.
@@ -149,6 +149,8 @@ def annotated_cells(data: CellData, split: str, finder: CellFinder) -> list[Cell
         raise DataError(f"{table}: there is no such file; is the data set complete?")
     with table.open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["split"] == split]
+    if at_most is not None and at_most < len(rows):
+        rows = [rows[i] for i in np.random.default_rng(0).choice(len(rows), at_most, replace=False)]
     cells = []
     for row in rows:
         if row["class"] not in TYPE_INDEX:
