@@ -22,9 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fleet.client import CloudClient
 from fleet.client.errors import ClientError
+from fleet.contract.cells import Decision
 from fleet.contract.http import FieldRow, SecondOpinion
 from fleet.contract.messages import OpinionState
-from fleet.contract.report import AgentReport
+from fleet.contract.report import AgentReport, FieldReport
 from fleet.local.errors import SourceUnusable, StartError
 from fleet.local.score import read_journal, score_report
 from fleet.local.summary import RESEARCH_USE, AgentSummary, DemoSummary, Step, print_summary
@@ -33,6 +34,8 @@ from fleet.local.system import SIMULATED, Agent, LocalSystem, Sections
 DEVICES = ("bench-1", "bench-2")
 FIRST_SEED = 7
 DEMO_FIELDS_PER_S = 2.0
+AMBIGUOUS_RATIO = 0.06
+"""Share of the simulated white cells that stand between two types, so that there is something to be unsure of."""
 MIN_F1 = 0.9
 RUN_TIMEOUT_S = 600.0
 POLL_S = 0.5
@@ -85,7 +88,7 @@ def source_of(options: DemoOptions, number: int) -> Sections:
     if source and source.isdecimal() and number > 0:
         source = None  # a camera can be opened once only: the other agents use the simulated microscope
     if not source:
-        simulated: dict[str, Any] = {"seed": FIRST_SEED + number}
+        simulated: dict[str, Any] = {"seed": FIRST_SEED + number, "ambiguous_ratio": AMBIGUOUS_RATIO}
         document: dict[str, Any] = {"spec": SIMULATED, "simulated": simulated}
         if not options.once:
             document["fields_per_s"] = DEMO_FIELDS_PER_S
@@ -138,7 +141,7 @@ def _start(system: LocalSystem, options: DemoOptions, sources: list[Sections], c
 def _agent_settings(options: DemoOptions, source: Sections, device: str) -> Sections:
     settings: Sections = {
         **source,
-        "sampling": {"per_hour": 600},
+        "sampling": {"per_hour": 10_000},
         "slide": {"name": f"demo-{device}"},
         "inference": {"threads": 1},
     }
@@ -262,10 +265,14 @@ def _steps(
         for device, report in reports.items()
     )
     yield _step("the cloud holds each field once", same, sum(map(len, rows.values())), "the agents' own list")
-    answered = [o for o in opinions if o.state in (OpinionState.ANSWERED, OpinionState.PENDING_REVIEW)]
-    yield _step("uncertain images answered by the larger model", bool(answered), len(answered), "≥ 1")
+    asked = {field.capture_id for report in reports.values() for field in report.fields if doubtful(field)}
+    answered = {o.capture_id: o.id for o in opinions if o.state in (OpinionState.ANSWERED, OpinionState.PENDING_REVIEW)}
+    by_model = len(asked & answered.keys())
+    yield _step(
+        "uncertain images answered by the larger model", 0 < by_model == len(asked), by_model, f"all {len(asked)}"
+    )
     known = {opinion.opinion for report in reports.values() for opinion in report.opinions}
-    arrived = sum(opinion.id in known for opinion in answered)
+    arrived = sum(identity in known for identity in answered.values())
     yield _step("answers reached the devices", 0 < arrived == len(answered), arrived, f"all {len(answered)}")
     judged = [agent.truth for agent in agents if agent.truth is not None]
     if judged:
@@ -274,6 +281,11 @@ def _steps(
             yield _step(f"detections agree with the truth, F1 {cls}", worst >= MIN_F1, f"{worst:.3f}", f"≥ {MIN_F1}")
         covered = sum(truth.limits_cover for truth in judged)
         yield _step("the limits cover the true differential", covered == len(judged), covered, f"{len(judged)} slides")
+
+
+def doubtful(field: FieldReport) -> bool:
+    """Whether triage wanted a second opinion on this field; the random audit stream is not meant."""
+    return field.decision is Decision.UNCERTAIN
 
 
 def _step(name: str, passed: bool, figure: object, limit: str) -> Step:

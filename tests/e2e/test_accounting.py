@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fleet.client.errors import ClientError
+from fleet.contract.cells import Decision
 from fleet.contract.report import AgentReport
 from fleet.local.system import Agent, LocalSystem
 
@@ -72,10 +73,10 @@ def system(tmp_path: Path) -> Iterator[LocalSystem]:
 
 def settings(*, fields: int, per_s: float, seed: int = 11) -> dict[str, dict[str, object]]:
     return {
-        "source": {"spec": "sim", "fields_per_s": per_s, "simulated": {"seed": seed}},
+        "source": {"spec": "sim", "fields_per_s": per_s, "simulated": {"seed": seed, "ambiguous_ratio": 0.2}},
         "run": {"stop_after_fields": fields, "exit_when_drained": True, "drain_timeout_s": 120.0},
         "slide": {"name": "accounting", "target_white_cells": 10_000},
-        "sampling": {"per_hour": 10_000, "audit_ratio": 0.3},
+        "sampling": {"per_hour": 10_000, "audit_ratio": 0.0},
         "mqtt": {"ack_timeout_s": 3.0},
         "inference": {"threads": 1},
     }
@@ -90,7 +91,9 @@ def assert_accounted_once(system: LocalSystem, agent: Agent, report: AgentReport
     opinions = cloud_opinions(system)
     of_cloud = [capture for _, capture in opinions]
     assert len(of_cloud) == len(set(of_cloud)) == report.uncertain_sent > 0
-    assert set(of_cloud) <= set(captures)
+    unsure = {field.capture_id for field in report.fields if field.decision is Decision.UNCERTAIN}
+    assert unsure, "the slide has cells between two types: some field must be uncertain"
+    assert unsure == set(of_cloud), "each uncertain image once, and no other: the audit stream is off"
     assert {(o.opinion, o.capture_id) for o in report.opinions} == set(opinions)
     assert (report.uncertain_waiting, report.results_waiting, report.dropped) == (0, 0, 0)
 
