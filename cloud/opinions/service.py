@@ -35,7 +35,7 @@ from fleet.contract.codec import encode
 from fleet.contract.http import OpinionContext, SecondOpinion
 from fleet.contract.messages import OpinionReady
 from models.runtime import decode_image
-from models.runtime.errors import ImageError, InferenceError
+from models.runtime.errors import ImageError, ModelRuntimeError
 from models.runtime.image_header import read_header
 
 log = structlog.get_logger()
@@ -186,9 +186,12 @@ class OpinionService:
         failed: tuple[str, ...] = ()
         try:
             detections = tuple(to_wire(detection) for detection in analyser.analyse(rgb).detections)
-        except InferenceError as exc:
-            # Sent again it would fail again: it goes to a person instead, with the device's word alone.
-            log.warning("opinion_model_failed", capture_id=context.capture_id, error=str(exc))
+        except (ModelRuntimeError, ValueError) as exc:
+            # Sent again it would fail again, be it in the model or in an answer that cannot travel (pydantic's
+            # ValidationError is a ValueError): it goes to a person instead, with the device's word alone.
+            log.warning(
+                "opinion_model_failed", capture_id=context.capture_id, error=str(exc), error_type=type(exc).__name__
+            )
             detections, failed = (), ("model_failed",)
         verdict = judge(context.detections, detections, pair_iou=self._settings.pair_iou)
         return _Computed(

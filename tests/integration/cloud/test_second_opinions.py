@@ -15,7 +15,7 @@ from cloud.storage.tables import AuditRow, ImageRow, OpinionCellRow, OpinionRow,
 from fleet.contract.codec import decode
 from fleet.contract.http import SecondOpinion
 from fleet.contract.messages import OpinionReady
-from models.runtime.errors import InferenceError
+from models.runtime.errors import ImageError, InferenceError, ModelRuntimeError
 
 pytestmark = pytest.mark.anyio
 
@@ -111,17 +111,32 @@ async def test_a_doubt_of_the_larger_model_asks_a_person_and_says_why(cloud_app:
     assert [item["id"] for item in listed.json()["items"]] == [body["id"]]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [InferenceError("not finite"), ModelRuntimeError("something else"), ImageError("too small"), ValueError("a shape")],
+    ids=lambda error: type(error).__name__,
+)
 async def test_an_image_that_the_model_fails_on_goes_to_a_person_instead_of_being_sent_for_ever(
-    cloud_app: Any, tools: Any
+    cloud_app: Any, tools: Any, error: Exception
 ) -> None:
     token, image = await cloud_app.device(), tools.jpeg()
-    cloud_app.analyser.error = InferenceError("not finite")
+    cloud_app.analyser.error = error
 
     answer = await cloud_app.ask(token, image, tools.context_for(image))
 
     assert answer.status_code == 200
     assert answer.json()["review_reasons"] == ["model_failed"]
     assert answer.json()["state"] == "pending_review"
+
+
+async def test_an_answer_that_cannot_travel_goes_to_a_person_too(sqlite_app: Any, tools: Any) -> None:
+    token, image = await sqlite_app.device(), tools.jpeg()
+    sqlite_app.analyser.detections = (tools.white_cell("lymphocyte", box=(float("nan"), 0.0, 9.0, 9.0)),)
+
+    answer = await sqlite_app.ask(token, image, tools.context_for(image))
+
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["state"], answer.json()["review_reasons"]) == ("pending_review", ["model_failed"])
 
 
 async def test_a_full_service_sheds_at_once_and_says_when_to_come_back(settings_for: Any, tools: Any) -> None:
