@@ -13,6 +13,8 @@ from fleet.contract.http import DevicePage, DeviceSummary, FieldPage, FieldRow
 from fleet.contract.messages import Presence, Reported
 
 MAX_PAGE = 500
+_LARGEST = 2**53 - 1
+"""Of a boot or seq in a cursor: far above any real one, and within what every database binds."""
 
 _Found = tuple[DeviceRow, DeviceStateRow | None]
 
@@ -111,6 +113,7 @@ def _field(row: FieldRecord) -> FieldRow:
 
 def _read_cursor(cursor: str) -> tuple[int, int]:
     boot, _, seq = cursor.partition(".")
-    if not (cursor.isascii() and boot.isdigit() and seq.isdigit()):
+    numbers = cursor.isascii() and boot.isdigit() and seq.isdigit()
+    if not numbers or max(int(boot), int(seq)) > _LARGEST:
         raise Unprocessable("the cursor is not one of ours", code="bad_cursor", hint="send next_cursor as it came")
     return int(boot), int(seq)

@@ -316,10 +316,20 @@ async def test_another_sites_opinion_and_image_are_not_there(cloud_app: Any, too
         assert (await cloud_app.http.get(path, headers=stranger)).json()["items"] == []
 
 
-@pytest.mark.parametrize("cursor", ["x", "1.2.3", "-1.ab", "9" * 60 + ".a", "12.\u00e9"])
-async def test_a_cursor_that_is_not_ours_is_refused(sqlite_app: Any, tools: Any, cursor: str) -> None:
+CURSORS = [
+    *(("/v1/second-opinions", text) for text in ("x", "1.2.3", "-1.ab", "9" * 60 + ".a", "12.\u00e9")),
+    *(
+        ("/v1/devices/bench-1/fields", text)
+        for text in ("x", "1.2.3", "-1.2", "1.", "9" * 60 + ".1", "1." + "9" * 60, f"{2**53}.1", "1\u0661.1")
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "cursor"), CURSORS)
+async def test_a_cursor_that_is_not_ours_is_refused(sqlite_app: Any, tools: Any, path: str, cursor: str) -> None:
+    await sqlite_app.device()
     headers = tools.bearer(await sqlite_app.token("viewer"))
-    answer = await sqlite_app.http.get("/v1/second-opinions", params={"cursor": cursor}, headers=headers)
+    answer = await sqlite_app.http.get(path, params={"cursor": cursor}, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "bad_cursor")
 
 
