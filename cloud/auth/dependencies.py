@@ -52,7 +52,7 @@ async def current_principal(request: Request) -> Principal:
             code="token_missing",
             hint="send `Authorization: Bearer <token>`; an operator issues tokens with `ahs-cloud token create`",
         )
-    _refuse_foreign_origin(request)
+    refuse_foreign_origin(request)
     token_id = parts.cookies.read(cookie)
     async with parts.storage.reading() as session:
         return await parts.tokens.principal_of_id(session, token_id)
@@ -79,8 +79,10 @@ def require(permission: Permission) -> Callable[[Principal], Awaitable[Principal
     return allowed
 
 
-def _refuse_foreign_origin(request: Request) -> None:
-    """A change asked for by cookie must come from our own page (beside SameSite=Strict, which old browsers lack)."""
+def refuse_foreign_origin(request: Request) -> None:
+    """Forbidden (403) for a change by cookie that comes not from our own page (beside SameSite=Strict, which old
+    browsers lack), and for signing in and out.
+    """
     if request.method in _SAFE_METHODS:
         return
     origin = request.headers.get("origin")

@@ -14,6 +14,9 @@ from cloud.storage.tables import AuditRow, TokenRow
 
 pytestmark = pytest.mark.anyio
 
+OWN = {"origin": "http://cloud"}
+"""What a browser sends with a form of our own page."""
+
 
 async def refusal(cloud: Any, headers: dict[str, str], path: str = "/v1/second-opinions") -> tuple[int, str, str]:
     answer = await cloud.http.get(path, headers=headers)
@@ -122,7 +125,7 @@ async def test_signing_in_sets_a_cookie_that_opens_the_api_until_its_token_is_re
     sqlite_app: Any, tools: Any
 ) -> None:
     token = await sqlite_app.token("operator")
-    answer = await sqlite_app.http.post("/sign-in", data={"token": token, "next": "/devices"})
+    answer = await sqlite_app.http.post("/sign-in", data={"token": token, "next": "/devices"}, headers=OWN)
     assert (answer.status_code, answer.headers["location"]) == (303, "/devices")
     cookie = answer.headers["set-cookie"]
     assert COOKIE_NAME in cookie
@@ -142,10 +145,27 @@ async def test_signing_in_sets_a_cookie_that_opens_the_api_until_its_token_is_re
     assert (await sqlite_app.http.get("/v1/devices")).json()["code"] == "token_revoked"
 
 
+@pytest.mark.parametrize(
+    "headers", [{"origin": "http://evil"}, {"origin": "null"}, {}], ids=["foreign", "null", "none"]
+)
+async def test_a_page_of_another_site_signs_nobody_in_or_out(sqlite_app: Any, headers: dict[str, str]) -> None:
+    token = await sqlite_app.token("operator")
+    entering = await sqlite_app.http.post("/sign-in", data={"token": token, "next": "/devices"}, headers=headers)
+    assert entering.headers["location"] == "/sign-in?error=foreign_origin&next=%2Fdevices"
+    assert "set-cookie" not in entering.headers
+
+    await sqlite_app.http.post("/sign-in", data={"token": token}, headers=OWN)
+    leaving = await sqlite_app.http.post("/sign-out", headers=headers)
+    assert (leaving.status_code, leaving.json()["code"]) == (403, "foreign_origin")
+    assert (await sqlite_app.http.get("/v1/devices")).status_code == 200
+    assert (await sqlite_app.http.post("/sign-out", headers=OWN)).status_code == 303
+    assert (await sqlite_app.http.get("/v1/devices")).status_code == 401
+
+
 async def test_a_forged_cookie_and_a_wrong_token_open_nothing(sqlite_app: Any, tools: Any) -> None:
-    wrong = await sqlite_app.http.post("/sign-in", data={"token": "ahs_no", "next": "//evil"})
+    wrong = await sqlite_app.http.post("/sign-in", data={"token": "ahs_no", "next": "//evil"}, headers=OWN)
     assert wrong.headers["location"] == "/sign-in?error=token_unknown&next=%2F"
-    device = await sqlite_app.http.post("/sign-in", data={"token": await sqlite_app.device()})
+    device = await sqlite_app.http.post("/sign-in", data={"token": await sqlite_app.device()}, headers=OWN)
     assert "token_of_device" in device.headers["location"]
     for value in ("x", "a.b", "eyJ0IjoiMSJ9.AAAA", "\u00e9.x".encode("latin-1").decode("latin-1")):
         headers = {"cookie": f"{COOKIE_NAME}={value}".encode("latin-1")}
