@@ -25,8 +25,10 @@ PBC = DataSource(
 GENERATED = DataSource(name="generated fields", citation="models/synthetic of this repository", licence="MIT", images=0)
 
 OTHER = """\
-Fields of a second laboratory were read and never learned from: other stain, light and camera. The low share of named
-cells there is the domain gate at work; fit a head from that laboratory's labels before using the names.
+Fields of a second laboratory were read and never learned from: other stain, light and camera. Most of its white cells
+are not found at all (their scores fall under the threshold), and of those that are, the domain gate leaves many
+unnamed. Neither the detector's white cells nor the names are to be used there before it was retrained and the head was
+fitted with that laboratory's labels.
 Source: github.com/singgihbekti/WBC_Dataset @ 45759ab, licence MIT."""
 
 LIMITS = """\
@@ -78,7 +80,7 @@ def _what(recipe: BundleRecipe, report: Mapping[str, Any]) -> str:
         f"- Embedder: {e['members']} net(s), {e['parameters']:,} parameters, {e['input_px']} px crops, "
         f"{e['dimensions']} values, {embedder}; {e['size_bytes'] / 1e6:.2f} MB.\n"
         f"- Head: linear, temperature, class-conditional conformal sets, Mahalanobis domain gate.\n"
-        f"- Thresholds (best F1 on validation fields): {thresholds}."
+        f"- Thresholds (middle of the flat top of F1 on validation fields): {thresholds}."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ TINY = HemaNetShape(stem=4, stages=(8, 12, 16), depths=(1, 2, 1), neck=8, reg_bi
 TINY_CELLS = EmbedderShape(widths=(4, 6, 8, 8), dimensions=10)
 
 
-def settled(net: torch.nn.Module) -> torch.nn.Module:
+def settled(net: Any) -> Any:
     """A net whose normalisations have statistics of their own, in eval mode."""
     torch.manual_seed(0)
     for module in net.modules():

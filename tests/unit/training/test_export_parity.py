@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 import pytest
 
-torch = pytest.importorskip("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch")
 
-from models.nets.embedder import CellEmbedder, EmbedderShape  # noqa: E402
-from models.nets.hema_net import HemaNet, HemaNetShape  # noqa: E402
-from training import export  # noqa: E402
-from training.errors import ParityError  # noqa: E402
-from training.export import export_onnx, fused_detector, fused_embedder, parity, quantise  # noqa: E402
+from models.nets.embedder import CellEmbedder, EmbedderShape
+from models.nets.hema_net import HemaNet, HemaNetShape
+from training import export
+from training.errors import ParityError
+from training.export import export_onnx, fused_detector, fused_embedder, parity, quantise
 
 pytestmark = pytest.mark.torch
 

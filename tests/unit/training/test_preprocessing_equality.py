@@ -69,7 +69,8 @@ def test_fields_with_fewer_cells_are_filled_with_no_cell() -> None:
 def test_a_calibration_crop_equals_the_device_crop() -> None:
     example = field(90, 120)
     spec = EmbedderSpec(input_px=64, dimensions=4, window_rbc=2.4, window_box=1.3)
-    box = tuple(float(v) for v in example.boxes[1])
+    left, top, right, bottom = (float(v) for v in example.boxes[1])
+    box = (left, top, right, bottom)
     window_px = window_for(box, 25.0, spec)
     cell = CellExample(example.image, box, window_px, 2, HOME, "x")
     device = to_batch([crop_cell(example.image, box, window_for(box, 25.0, spec), 64)])

@@ -10,19 +10,23 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-torch = pytest.importorskip("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, nn
 
-from training.checkpoint import load_checkpoint  # noqa: E402
-from training.config import DetectorConfig  # noqa: E402
-from training.distributed import Place, pick_device  # noqa: E402
-from training.errors import CheckpointError, ConfigError, NonFiniteLossError  # noqa: E402
-from training.loop import Rate, RunState, Trainer  # noqa: E402
-from training.tracking import open_trackers  # noqa: E402
+from training.checkpoint import load_checkpoint
+from training.config import DetectorConfig
+from training.distributed import Place, pick_device
+from training.errors import CheckpointError, ConfigError, NonFiniteLossError
+from training.loop import Rate, RunState, Trainer
+from training.tracking import open_trackers
 
 pytestmark = pytest.mark.torch
 
