@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from cloud.ingest.bus import Bus
 from cloud.metrics import Metrics
@@ -14,6 +14,11 @@ from cloud.storage.leases import Held, require_held
 from cloud.storage.tables import OutboxRow
 
 BATCH = 100
+KEPT_FOR = timedelta(days=14)
+"""How long what was sent or has expired is kept to look at; the opinions themselves stay."""
+
+PRUNED_AT_ONCE = 1000
+"""Rows deleted in one transaction, so that nobody waits long for the write lock."""
 
 
 class Outbox:
@@ -48,6 +53,27 @@ class Outbox:
             if outcomes:
                 await self._mark(outcomes, held)
         return len(outcomes)
+
+    async def prune(self, held: Held) -> int:
+        """Deletes what was published, or had expired, longer ago than `KEPT_FOR`; the number of rows, at most a batch.
+
+        Raises:
+            StorageUnavailable: try again later. LeaseLost: stand down.
+        """
+        old = (
+            select(OutboxRow.id)
+            .where(OutboxRow.published_at < self._now() - KEPT_FOR)
+            .order_by(OutboxRow.id)
+            .limit(PRUNED_AT_ONCE)
+        )
+        async with self._storage.writing() as session:
+            await require_held(session, held)
+            ids = (await session.scalars(old)).all()
+            if ids:
+                await session.execute(
+                    delete(OutboxRow).where(OutboxRow.id.in_(ids)).execution_options(synchronize_session=False)
+                )
+        return len(ids)
 
     async def _mark(self, outcomes: dict[int, str], held: Held) -> None:
         now = self._now()

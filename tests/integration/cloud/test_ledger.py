@@ -211,6 +211,23 @@ async def test_an_unknown_or_revoked_device_gets_no_word_and_no_row(ledger: Ledg
     assert sorted(tuple(row) for row in found) == [("revoked_device", "lab-b"), ("unknown_device", "-")]
 
 
+async def test_all_that_an_unknown_or_revoked_device_sends_is_one_row_with_a_count(
+    ledger: Ledger, storage: Any
+) -> None:
+    async with storage.writing() as session:
+        await session.execute(update(DeviceRow).where(DeviceRow.device == "bench-2").values(revoked_at=START))
+
+    for seq in range(1, 4):
+        for device in ("nobody", "bench-2"):
+            await ledger.commit([up(batch([field_event(seq, device=device)], device=device), device=device)])
+    await ledger.commit([up(b"{}", device="nobody", kind="status")])
+
+    async with storage.reading() as session:
+        query = select(DeadLetterRow.device, DeadLetterRow.code, DeadLetterRow.times)
+        found = {tuple(row) for row in (await session.execute(query)).all()}
+    assert found == {("nobody", "unknown_device", 4), ("bench-2", "revoked_device", 3)}
+
+
 async def test_a_device_that_lost_its_store_is_told_instead_of_losing_fields_silently(
     ledger: Ledger, storage: Any
 ) -> None:
