@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -51,40 +52,62 @@ async def assembled(
     images = ImageStore(settings.images_url)
     if web and analyser is None:
         analyser = await asyncio.to_thread(_load_analyser, settings)
-    storage = Storage(settings.database_url, settings.database)
-    tokens = Tokens()
-    opinions = OpinionService(
-        storage=storage, images=images, settings=settings.opinions, metrics=metrics, analyser=analyser
-    )
-    parts = Parts(
-        settings=settings,
-        storage=storage,
-        images=images,
-        tokens=tokens,
-        cookies=CookieSigner(_session_secret(settings), lifetime_s=settings.http.session_lifetime_s),
-        devices=DeviceRegistry(tokens, token_lifetime=timedelta(days=settings.device_token_days)),
-        opinions=opinions,
-        metrics=metrics,
-        worker=Worker(settings=settings, storage=storage, metrics=metrics) if worker else None,
-        serves_web=web,
-    )
-    tasks = [asyncio.create_task(opinions.prove(), name="prove")] if web else []
-    if parts.worker is not None:
-        tasks.append(asyncio.create_task(parts.worker.run(), name="worker"))
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        # The stack closes each one even when another one's end fails.
+        storage = Storage(settings.database_url, settings.database)
+        stack.push_async_callback(storage.close)
+        tokens = Tokens()
+        opinions = OpinionService(
+            storage=storage, images=images, settings=settings.opinions, metrics=metrics, analyser=analyser
+        )
+        stack.push_async_callback(opinions.close)
+        parts = Parts(
+            settings=settings,
+            storage=storage,
+            images=images,
+            tokens=tokens,
+            cookies=CookieSigner(_session_secret(settings), lifetime_s=settings.http.session_lifetime_s),
+            devices=DeviceRegistry(tokens, token_lifetime=timedelta(days=settings.device_token_days)),
+            opinions=opinions,
+            metrics=metrics,
+            worker=Worker(settings=settings, storage=storage, metrics=metrics) if worker else None,
+            serves_web=web,
+        )
+        stack.push_async_callback(_ended, _started(parts))
         yield parts
-    finally:
-        await _ended(tasks)
-        await opinions.close()
-        await storage.close()
+
+
+def _started(parts: Parts) -> list[asyncio.Task[None]]:
+    """What runs beside the requests; a task that fails says so in the log and in /readyz at once, not at the end."""
+    tasks = []
+
+    def start(name: str, work: Coroutine[Any, Any, None], failed: Callable[[], None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(lambda done: _tell_failure(done, failed))
+        tasks.append(task)
+
+    def no_model() -> None:
+        parts.opinions.model_state = "the bundle could not be tested; see the log"
+
+    if parts.serves_web:
+        start("prove", parts.opinions.prove(), no_model)
+    if (worker := parts.worker) is not None:
+        start("worker", worker.run(), lambda: worker.health.parts.update(worker="down: it ended; see the log"))
+    return tasks
+
+
+def _tell_failure(task: asyncio.Task[None], failed: Callable[[], None]) -> None:
+    if task.cancelled() or (exc := task.exception()) is None:
+        return
+    log.error("background_task_failed", task=task.get_name(), exc_info=exc)
+    failed()
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    # What they failed with has been told when it happened, and must not keep the rest from being closed.
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _prepare_tables(settings: Settings) -> None:

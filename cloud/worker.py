@@ -18,10 +18,10 @@ import structlog
 from cloud.config import Settings
 from cloud.devices.figures import read_figures
 from cloud.errors import LeaseLost, StorageUnavailable
-from cloud.ingest.bus import BrokerDown, Bus, Incoming, Will
+from cloud.ingest.bus import BrokerDown, BrokerRefused, Bus, Incoming, Will
 from cloud.ingest.bus_paho import PahoBus
 from cloud.ingest.ledger import Ledger
-from cloud.ingest.outbox import Outbox
+from cloud.ingest.outbox import PRUNED_AT_ONCE, Outbox
 from cloud.ingest.rules import parse, ranges
 from cloud.metrics import Metrics
 from cloud.storage.engine_sqlalchemy import Storage
@@ -35,6 +35,8 @@ log = structlog.get_logger()
 LEASE_NAME = "host"
 FIRST_BACKOFF_S = 0.2
 RECEIVE_WAIT_S = 0.5
+PRUNE_PERIOD_S = 3600.0
+STANDING_BY = "standing by"
 _EXPECTED = (BrokerDown, StorageUnavailable, LeaseLost)
 
 OpenBus = Callable[[str, list[str], Will | None], Bus]
@@ -43,14 +45,14 @@ OpenBus = Callable[[str, list[str], Will | None], Bus]
 
 @dataclass(slots=True)
 class WorkerHealth:
-    """What /readyz says of the worker."""
+    """What /readyz says of the worker, to anybody: words of ours, never those of a driver, which name hosts."""
 
     parts: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         """Whether every part works."""
-        return all(text == "ok" or text.startswith(("standing by", "off")) for text in self.parts.values())
+        return all(text == "ok" or text.startswith((STANDING_BY, "off")) for text in self.parts.values())
 
 
 class Worker:
@@ -73,7 +75,7 @@ class Worker:
         self.holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._ingesting = asyncio.Event()
         self._held: Held | None = None
-        self.health = WorkerHealth({"broker": "connecting", "leader": "standing by"})
+        self.health = WorkerHealth({"broker": "connecting", "leader": STANDING_BY})
         if settings.broker.host is None:
             self.health.parts["broker"] = "off: broker.host is not set"
 
@@ -100,16 +102,16 @@ class Worker:
                 await loop()
             except _EXPECTED as exc:
                 log.warning("worker_loop_stopped", loop=name, error=str(exc))
-                words = str(exc)
+                failure: Exception = exc
             except Exception as exc:
                 log.exception("worker_loop_failed", loop=name)
-                words = f"{type(exc).__name__}: {exc}"
+                failure = exc
             if time.monotonic() - started_s > limit_s:
                 wait_s = FIRST_BACKOFF_S
             self._metrics.restarts.labels(name).inc()
             pause_s = wait_s * random.uniform(0.8, 1.2)
-            part = "leader" if name == "leader" and self._settings.broker.host is None else "broker"
-            self.health.parts[part] = f"down: {words}; next try in {pause_s:.1f} s"
+            # That another leads is as it should be: the part is ready, and the loop tries for the lease again.
+            self.health.parts[name] = STANDING_BY if isinstance(failure, LeaseLost) else _down(failure, pause_s)
             await asyncio.sleep(pause_s)
             wait_s = min(limit_s, wait_s * 2)
 
@@ -148,8 +150,8 @@ class Worker:
 
     async def _lead(self) -> None:
         """Waits for the lease and leads under it until it is lost."""
-        self.health.parts["leader"] = "standing by"
         held = await self._leases.acquire(LEASE_NAME, self.holder)
+        self.health.parts["leader"] = STANDING_BY
         while held is None:
             await asyncio.sleep(self._settings.worker.lease_s / 3)
             held = await self._leases.acquire(LEASE_NAME, self.holder)
@@ -161,6 +163,7 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew(held))
                 group.create_task(self._read_figures())
+                group.create_task(self._prune(held))
                 if self._settings.broker.host is not None:
                     group.create_task(self._host(held))
         except BaseExceptionGroup as failures:
@@ -195,6 +198,15 @@ class Worker:
                 log.warning("fleet_figures_not_read", error=str(exc))
             await asyncio.sleep(self._settings.worker.figures_period_s)
 
+    async def _prune(self, held: Held) -> None:
+        while True:
+            try:
+                while await self._outbox.prune(held) == PRUNED_AT_ONCE:
+                    pass
+            except StorageUnavailable as exc:
+                log.warning("outbox_not_pruned", error=str(exc))
+            await asyncio.sleep(PRUNE_PERIOD_S)
+
     async def _host(self, held: Held) -> None:
         """Says that ingest is online, sends the outbox, and reads what a shared subscription is never told.
 
@@ -213,7 +225,7 @@ class Worker:
                 self._metrics.restarts.labels("host").inc()
                 pause_s = wait_s * random.uniform(0.8, 1.2)
                 if not self._ingesting.is_set():
-                    self.health.parts["broker"] = f"down: {exc}; next try in {pause_s:.1f} s"
+                    self.health.parts["broker"] = _down(exc, pause_s)
                 await asyncio.sleep(pause_s)
                 wait_s = min(self._settings.worker.max_backoff_s, wait_s * 2)
 
@@ -262,6 +274,20 @@ class Worker:
 
     def _open_paho(self, client_id: str, subscriptions: list[str], will: Will | None) -> Bus:
         return PahoBus(self._settings.broker, client_id=client_id, subscriptions=subscriptions, will=will)
+
+
+def _down(failure: Exception, pause_s: float) -> str:
+    """What is told of a failure: its family; the details are in the log."""
+    match failure:
+        case BrokerRefused():
+            words = "the broker refuses us"
+        case BrokerDown():
+            words = "the broker does not answer"
+        case StorageUnavailable():
+            words = "the database does not answer"
+        case _:
+            words = "an unexpected failure"
+    return f"down: {words}; see the log; next try in {pause_s:.1f} s"
 
 
 async def _closed(bus: Bus) -> None:

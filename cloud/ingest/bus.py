@@ -12,6 +12,10 @@ class BrokerDown(CloudError):
     """The broker cannot be reached, refuses us, or went away; a new connection is tried later."""
 
 
+class BrokerRefused(BrokerDown):
+    """The broker answers, but not to this account: the operator sets the account right."""
+
+
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """One message as it came.

@@ -20,7 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from cloud.config import BrokerSettings
-from cloud.ingest.bus import BrokerDown, Incoming, Will
+from cloud.ingest.bus import BrokerDown, BrokerRefused, Incoming, Will
 
 log = structlog.get_logger()
 
@@ -186,7 +186,7 @@ class PahoBus:
         if refusal is None:
             future.set_result(None)
         else:
-            future.set_exception(BrokerDown(refusal))
+            future.set_exception(BrokerRefused(refusal))
 
     def _take(self, incoming: Incoming) -> None:
         if incoming.receipt is None and self._queue.qsize() >= MAX_WAITING:
