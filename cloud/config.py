@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +61,11 @@ class BrokerSettings(Part):
     user: str | None = None
     password: SecretStr | None = None
     password_file: Path | None = Field(None, description="file with the password, instead of password")
-    tls_ca_file: Path | None = Field(None, description="certificates to trust; turns TLS on")
+    tls: bool = Field(False, description="talk TLS; port 8883 is usual then")
+    tls_ca_file: Path | None = Field(None, description="certificates to trust instead of the system's; turns TLS on")
+    allow_plain_text: bool = Field(
+        False, description="send the password without TLS to another machine (a network that nobody else is on)"
+    )
     keepalive_s: int = Field(30, ge=5, le=600)
     shared_subscription: bool = Field(
         True, description="share the load among workers; false for a broker without $share (one worker then)"
@@ -73,6 +78,21 @@ class BrokerSettings(Part):
         if self.password is not None and self.password_file is not None:
             raise ValueError("give password or password_file, not both")
         return self
+
+    @model_validator(mode="after")
+    def _no_password_in_the_clear(self) -> BrokerSettings:
+        account = self.user is not None or self.password is not None or self.password_file is not None
+        near = self.host is None or _is_loopback(self.host)
+        if account and not near and not self.uses_tls and not self.allow_plain_text:
+            raise ValueError(
+                f"the password would go to {self.host} without TLS: set tls (or tls_ca_file), or allow_plain_text"
+            )
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the link to the broker is encrypted."""
+        return self.tls or self.tls_ca_file is not None
 
     def secret(self) -> str | None:
         """The password; ConfigurationError when its file cannot be read."""
@@ -172,6 +192,15 @@ def load_settings(path: Path | None = None, *, environ: Mapping[str, str] | None
         lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in exc.errors(include_url=False)]
         place = f"{path} and the environment" if path else "the environment"
         raise ConfigurationError(f"the settings in {place} cannot work:\n" + "\n".join(lines)) from exc
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

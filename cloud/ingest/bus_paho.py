@@ -60,8 +60,9 @@ class PahoBus:
         )
         if settings.user is not None:
             self._client.username_pw_set(settings.user, settings.secret())
-        if settings.tls_ca_file is not None:
-            self._client.tls_set(ca_certs=str(settings.tls_ca_file))
+        if settings.uses_tls:
+            # None: the certificates that the system trusts.
+            self._client.tls_set(ca_certs=str(settings.tls_ca_file) if settings.tls_ca_file else None)
         if will is not None:
             self._client.will_set(will.topic, will.payload, qos=1, retain=True)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 
 from cloud.auth.principals import PERMISSIONS, Role
 from cloud.auth.sessions import CookieSigner
-from cloud.config import load_settings
+from cloud.config import BrokerSettings, load_settings
 from cloud.errors import ConfigurationError, Unauthenticated
+from cloud.ingest.bus_paho import PahoBus
 from cloud.metrics import FleetFigures, Metrics
 from cloud.storage.engine_sqlalchemy import checked_url
 
@@ -36,6 +38,8 @@ def test_the_environment_stands_above_the_file(tmp_path: Path, monkeypatch: pyte
         ("- a list\n", "holds no settings"),
         ("http: {port: 1\n", "is not YAML"),
         ("broker: {password: a, password_file: b}\n", "not both"),
+        ("broker: {host: mqtt.example, user: a, password: b}\n", "without TLS"),
+        ("broker: {host: 10.0.0.7, user: a, password_file: b}\n", "without TLS"),
     ],
 )
 def test_a_file_that_cannot_work_is_refused_with_the_place(tmp_path: Path, text: str, words: str) -> None:
@@ -59,6 +63,32 @@ def test_secrets_are_masked_where_settings_are_shown(tmp_path: Path) -> None:
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in settings.model_dump_json()
     assert settings.broker.secret() == "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("place", "tls"),
+    [
+        ("host: mqtt.example, tls: true", True),
+        ("host: mqtt.example, tls_ca_file: ca.pem", True),
+        ("host: mqtt.example, allow_plain_text: true", False),
+        ("host: localhost", False),
+        ("host: 127.0.0.1", False),
+        ("host: '::1'", False),
+    ],
+)
+def test_a_password_goes_over_tls_or_stays_on_this_machine_or_is_allowed_out(
+    tmp_path: Path, place: str, tls: bool
+) -> None:
+    settings = load_settings(write(tmp_path, f"broker: {{{place}, user: a, password: b}}\n"))
+    assert settings.broker.uses_tls is tls
+
+
+def test_tls_without_a_file_trusts_what_the_system_trusts() -> None:
+    bus = PahoBus(BrokerSettings(host="mqtt.example", tls=True), client_id="a-test")
+    context = bus._client._ssl_context
+    assert context is not None
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.cert_store_stats() == ssl.create_default_context().cert_store_stats()
 
 
 @pytest.mark.parametrize("url", ["mysql://a/b", "no url", "sqlite:///:memory:", "sqlite://"])
