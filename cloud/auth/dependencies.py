@@ -31,8 +31,16 @@ async def reading(request: Request) -> AsyncIterator[AsyncSession]:
 async def current_principal(request: Request) -> Principal:
     """Who asks, by bearer token or, for the console, by signed cookie; Unauthenticated (401) when neither is good.
 
-    The token behind the cookie is looked up each time, so that revoking it ends the session at once.
+    The token behind the cookie is looked up for each request, so that revoking it ends the session at once; once a
+    request, though a route may ask before its body is read and again as a dependency.
     """
+    known: Principal | None = getattr(request.state, "principal", None)
+    if known is None:
+        known = request.state.principal = await _principal_of(request)
+    return known
+
+
+async def _principal_of(request: Request) -> Principal:
     parts = parts_of(request)
     header = request.headers.get("authorization")
     if header is not None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from cloud.config import OpinionSettings
 from cloud.errors import Busy
 from cloud.metrics import Metrics
+
+UPLOADS_A_PLACE = 2
+"""Requests of one device that may be open for each of its places, since what it sends twice at once takes none."""
+
+UPLOADS_IN_ALL = 4
+"""Requests that may be open for each place in the queue: they hold memory and disk, a place holds the model."""
 
 _SMOOTHING = 0.2
 _FIRST_GUESS_S = 1.0
@@ -29,8 +35,30 @@ class Admission:
         self._running = asyncio.Semaphore(settings.parallel)
         self._inside = 0
         self._devices: Counter[str] = Counter()
+        self._uploads: Counter[str] = Counter()
         self._mean_s = _FIRST_GUESS_S
         self._metrics = metrics
+
+    @contextmanager
+    def upload(self, asker: str) -> Iterator[None]:
+        """Leave for one principal to send a body, before it is read; Busy (429, 503) when too many are open."""
+        if self._uploads[asker] >= UPLOADS_A_PLACE * self._per_device:
+            self._metrics.opinions_shed.labels("device").inc()
+            raise Busy(
+                f"this token has {self._uploads[asker]} uploads open already",
+                retry_after_s=self.retry_after_s,
+                status=429,
+            )
+        if self._uploads.total() >= UPLOADS_IN_ALL * self._limit:
+            self._metrics.opinions_shed.labels("service").inc()
+            raise Busy("too many uploads are open", retry_after_s=self.retry_after_s)
+        self._uploads[asker] += 1
+        try:
+            yield
+        finally:
+            self._uploads[asker] -= 1
+            if not self._uploads[asker]:
+                del self._uploads[asker]
 
     @asynccontextmanager
     async def place(self, device: str) -> AsyncIterator[None]:

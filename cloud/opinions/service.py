@@ -80,7 +80,7 @@ class OpinionService:
         self._metrics = metrics
         self._analyser = analyser
         self._now = now
-        self._admission = Admission(settings, metrics)
+        self.admission = Admission(settings, metrics)
         self._threads = ThreadPoolExecutor(settings.parallel, thread_name_prefix="opinion")
         self._open: dict[tuple[str, str, str, str], asyncio.Future[SecondOpinion]] = {}
         self.model_state = "no bundle is installed" if analyser is None else "not tested yet"
@@ -168,12 +168,12 @@ class OpinionService:
         analyser = self._analyser
         if analyser is None or self.model_state != "ok":
             raise ModelMissing(f"no second opinion can be given: {self.model_state}")
-        async with self._admission.place(context.device):
-            async with self._admission.turn():
+        async with self.admission.place(context.device):
+            async with self.admission.turn():
                 started_s = time.perf_counter()
                 loop = asyncio.get_running_loop()
                 computed = await loop.run_in_executor(self._threads, self._compute, analyser, context, image)
-                self._admission.took(time.perf_counter() - started_s)
+                self.admission.took(time.perf_counter() - started_s)
             await self._images.put(image)
             return await self._store(principal, context, computed, image)
 

@@ -149,7 +149,7 @@ async def test_a_full_service_sheds_at_once_and_says_when_to_come_back(settings_
         for seed, (token, device) in enumerate(zip(tokens[:2], ("bench-1", "bench-2"), strict=True)):
             image = tools.jpeg(seed)
             asking.append(asyncio.create_task(cloud.ask(token, image, tools.context_for(image, device=device))))
-        await tools.eventually(lambda: cloud.app.state.parts.opinions._admission._inside == 2)
+        await tools.eventually(lambda: cloud.app.state.parts.opinions.admission._inside == 2)
         image = tools.jpeg(9)
         shed = await cloud.ask(tokens[2], image, tools.context_for(image, device="bench-3"))
         assert (shed.status_code, shed.json()["code"]) == (503, "busy")
@@ -267,6 +267,66 @@ async def test_a_body_without_a_declared_length_is_cut_off_at_the_limit(sqlite_a
     answer = await sqlite_app.http.post("/v1/second-opinions", content=endless(), headers=headers)
 
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    ("who", "status", "code"),
+    [
+        ("nobody", 401, "token_missing"),
+        ("a wrong token", 401, "token_unknown"),
+        ("a viewer", 403, "role_not_allowed"),
+        ("a forged cookie", 401, "session_invalid"),
+    ],
+)
+async def test_of_who_may_not_ask_no_byte_of_the_body_is_read(
+    sqlite_app: Any, tools: Any, who: str, status: int, code: str
+) -> None:
+    read = 0
+
+    async def body() -> Any:
+        nonlocal read
+        for _ in range(4):
+            read += 1
+            yield b"\0" * 1024
+
+    headers = {
+        "nobody": {},
+        "a wrong token": tools.bearer("ahs_wrong"),
+        "a viewer": tools.bearer(await sqlite_app.token("viewer")),
+        "a forged cookie": {"cookie": "ahs_session=a.b", "origin": "http://cloud"},
+    }[who] | {"content-type": "multipart/form-data; boundary=x"}
+    answer = await sqlite_app.http.post("/v1/second-opinions", content=body(), headers=headers)
+
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert read == 0
+
+
+async def test_one_device_holds_only_so_many_uploads_open_and_can_send_again_after_them(
+    sqlite_settings: Any, tools: Any
+) -> None:
+    async with tools.running(sqlite_settings(opinions={"per_device_limit": 1}), tools.StagedAnalyser()) as cloud:
+        token, image = await cloud.device(), tools.jpeg()
+        headers = tools.bearer(token) | {"content-type": "multipart/form-data; boundary=x"}
+        go_on, begun = asyncio.Event(), 0
+
+        async def slow() -> Any:
+            nonlocal begun
+            begun += 1
+            yield b"--x\r\n"
+            await go_on.wait()
+
+        def send() -> Any:
+            return cloud.http.post("/v1/second-opinions", content=slow(), headers=headers)
+
+        sending = [asyncio.create_task(send()) for _ in range(2)]
+        await tools.eventually(lambda: begun == 2)
+        shed = await send()
+        assert (shed.status_code, shed.json()["code"], begun) == (429, "busy", 2)
+        assert int(shed.headers["retry-after"]) >= 1
+        go_on.set()
+        await asyncio.gather(*sending)
+        assert (await cloud.ask(token, image, tools.context_for(image))).status_code == 200
 
 
 async def test_a_post_without_parts_names_what_is_missing(sqlite_app: Any, tools: Any) -> None:
