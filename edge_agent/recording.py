@@ -103,6 +103,8 @@ class RecordLoop:
 
     def run(self, stop: threading.Event) -> None:
         """Until there are no more frames, the run is long enough, or stop."""
+        # After a failure between a commit and its telling, the slide is ahead of what was shown.
+        self.slide = self._reads.slide(self.slide.slide_id)
         while not stop.is_set():
             if self._long_enough():
                 self._enough.set()
@@ -180,6 +182,8 @@ class RecordLoop:
         stored = self._keep(record, stop)
         if stored is None:
             return
+        # From here on nothing may bring the frame back: a live field has no name by which it would be known again.
+        self._held = None
         if not stored:
             self._metrics.fields_repeated.inc()
             self._tickets.give_back()
@@ -189,12 +193,16 @@ class RecordLoop:
 
     def _await_room(self, stop: threading.Event) -> bool:
         """Takes no field while the disk has no room; False when asked to stop meanwhile."""
-        while self._store.database.free_bytes() < self._settings.store.min_free_bytes:
-            free_mb = self._settings.store.min_free_bytes / 2**20
-            self._no_room(f"less than {free_mb:.0f} MB are free beside {self._store.database.path}")
+        least_bytes = self._settings.store.min_free_bytes
+        while True:
+            try:
+                if self._store.database.free_bytes() >= least_bytes:
+                    return True
+                self._no_room(f"less than {least_bytes / 2**20:.0f} MB are free beside {self._store.database.path}")
+            except DeviceFault as exc:
+                self._disk_fault(exc)
             if stop.wait(self._settings.store.full_retry_s):
                 return False
-        return True
 
     def _keep(self, record: NewField, stop: threading.Event) -> bool | None:
         """Stores, however long the disk makes us wait. None when asked to stop before it could be stored.
@@ -210,16 +218,19 @@ class RecordLoop:
             except StoreFull as exc:
                 self._no_room(str(exc))
             except DeviceFault as exc:
-                self._metrics.store_retries.inc()
-                self._problems.set(
-                    Problem(DISK_FAULT, str(exc), "Check the disk and the folder's permissions.", Severity.CRITICAL)
-                )
+                self._disk_fault(exc)
             else:
                 self._problems.clear(DISK_FULL)
                 self._problems.clear(DISK_FAULT)
                 return stored
             if stop.wait(self._settings.store.full_retry_s):
                 return None
+
+    def _disk_fault(self, exc: DeviceFault) -> None:
+        self._metrics.store_retries.inc()
+        self._problems.set(
+            Problem(DISK_FAULT, str(exc), "Check the disk and the folder's permissions.", Severity.CRITICAL)
+        )
 
     def _no_room(self, text: str) -> None:
         self._metrics.store_retries.inc()
