@@ -66,9 +66,9 @@ class Database:
         run("PRAGMA synchronous = FULL")
         run("PRAGMA journal_size_limit = 16777216")
         version = self._check_version()
-        for step in MIGRATIONS[version:]:
-            self._connection.executescript(f"BEGIN IMMEDIATE;{step}COMMIT;")
-        run(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+            # The number is part of the step: a kill between the two would have the next start do the step again.
+            self._connection.executescript(f"BEGIN IMMEDIATE;{step}PRAGMA user_version = {number};COMMIT;")
         if version and self._ended_unclean():
             verdict = run("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":

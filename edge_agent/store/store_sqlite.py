@@ -6,7 +6,8 @@ import contextlib
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -39,24 +40,31 @@ REFUSED = "refused"
 class Store:
     """Everything the agent keeps. Safe to use from several threads.
 
-    Opening it counts a boot: (boot, seq) then names every row of the spool for good.
+    Opening it counts a boot: (boot, seq) then names every row of the spool for good. A new store begins at the seconds
+    since 1970, so that a workstation whose store was lost does not use numbers again that the cloud knows already.
 
     Args:
         folder: the agent's data folder.
         quotas: what the spool may hold.
+        first_boot: number of a new store's first boot; None takes the time.
+
+    Attributes:
+        on_rejected: told, after the commit, of how many results the cloud has refused for good.
 
     Raises:
         StoreDamaged, StoreFull, StoreFault: see `Database`; by every method as well.
     """
 
-    def __init__(self, folder: Path, quotas: Quotas) -> None:
+    def __init__(self, folder: Path, quotas: Quotas, *, first_boot: int | None = None) -> None:
+        self.on_rejected: Callable[[int], None] = lambda results: None
         self.database = Database(folder / FILE_NAME)
         self._quotas = quotas
         try:
             with self.database.transaction() as connection:
                 self._salt = _kept(connection, "salt", secrets.token_hex(16)).encode()
                 self.instance = _kept(connection, "instance", secrets.token_hex(8))
-                boot = int(_kept(connection, "boot", "0")) + 1
+                first = max(1, int(time.time())) if first_boot is None else first_boot
+                boot = int(_kept(connection, "boot", str(first - 1))) + 1
                 _put(connection, "boot", str(boot))
         except BaseException:
             self.database.close()
@@ -65,7 +73,7 @@ class Store:
 
     @property
     def boot(self) -> int:
-        """How often this store has been opened; 1 at the first time."""
+        """Number of this opening: one more than at the opening before."""
         return self._numbering.boot
 
     def close(self) -> None:
@@ -138,7 +146,9 @@ class Store:
             sent, refused = delete_events(connection, ranges), delete_events(connection, rejected)
             count(connection, Counter.RESULTS_SENT, sent)
             count(connection, Counter.RESULTS_REJECTED, refused)
-            return sent + refused
+        if refused:
+            self.on_rejected(refused)
+        return sent + refused
 
     def next_image(self, *, excluding: tuple[int, ...] = ()) -> SpoolImage | None:
         """Oldest picture waiting for its opinion."""

@@ -16,6 +16,7 @@ from edge_agent.errors import StoreDamaged, StoreFault, StoreFull
 from edge_agent.store.database_sqlite import Database
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import Counter
+from edge_agent.store.schema import MIGRATIONS, SCHEMA_VERSION
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from fleet.contract.cells import Decision
@@ -29,7 +30,7 @@ AMPLE = Quotas(rows=1000, image_bytes=10_000_000)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with closing(Store(tmp_path, AMPLE)) as store:
+    with closing(Store(tmp_path, AMPLE, first_boot=1)) as store:
         yield store
 
 
@@ -96,11 +97,51 @@ def test_a_withheld_field_is_kept_but_none_of_its_cells_is_counted(store: Store)
 def test_every_opening_is_a_new_boot_and_starts_its_numbers_anew(tmp_path: Path) -> None:
     rows = []
     for boot in (1, 2, 3):
-        with closing(Store(tmp_path, AMPLE)) as store:
+        with closing(Store(tmp_path, AMPLE, first_boot=1)) as store:
             assert store.boot == boot
             store.record_field(new_field(boot, slide_id=slide(store), boot=boot), now=START)
             rows = [(row.boot, row.seq) for row in store.take_events(after=0, limit=10)]
     assert rows == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_a_store_that_replaces_a_lost_one_never_uses_a_boot_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.store.store_sqlite.time.time", lambda: 1_790_000_000.7)
+    boots = []
+    for _ in range(3):
+        with closing(Store(tmp_path / "lost", AMPLE)) as store:
+            boots.append(store.boot)
+    monkeypatch.setattr("edge_agent.store.store_sqlite.time.time", lambda: 1_790_003_600.0)
+    with closing(Store(tmp_path / "new", AMPLE)) as store:
+        boots.append(store.boot)
+    assert boots == [1_790_000_000, 1_790_000_001, 1_790_000_002, 1_790_003_600]
+
+
+def test_results_that_the_cloud_refuses_are_told_of_once_they_are_counted(store: Store) -> None:
+    told: list[int] = []
+    store.on_rejected = told.append
+    number = slide(store)
+    for n in range(1, 4):
+        store.record_field(new_field(n, slide_id=number), now=START)
+    store.acknowledge(ack(0), ())
+    assert told == []
+    store.acknowledge((), ack(1, 2))
+    store.acknowledge((), ack(1, 2))
+    assert told == [2]
+    assert Reads(store.database).counters()[Counter.RESULTS_REJECTED] == 2
+
+
+def test_a_first_start_that_was_killed_between_two_steps_of_the_schema_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr("edge_agent.store.database_sqlite.MIGRATIONS", (*MIGRATIONS, "as far as the kill;"))
+        killed.setattr("edge_agent.store.database_sqlite.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+        with pytest.raises(StoreFault):
+            Store(tmp_path, AMPLE)
+    with closing(Store(tmp_path, AMPLE)) as store:
+        assert store.record_field(new_field(1, slide_id=slide(store)), now=START)
 
 
 def test_a_failed_transaction_leaves_nothing_and_uses_no_number(store: Store) -> None:
