@@ -138,7 +138,8 @@ class Inference:
 
     def _write_annotated(self, path: Path, jpeg: bytes) -> None:
         assert self._annotated is not None
-        target = (self._annotated / self._name(path)).with_suffix(".jpg")
+        # Behind the whole name: a.png and a.jpg are two pictures.
+        target = self._annotated / f"{self._name(path)}.jpg"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(jpeg)

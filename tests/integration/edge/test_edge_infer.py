@@ -56,7 +56,7 @@ def test_the_document_follows_its_schema_and_says_everything(
     assert (error["file"], "not a picture" in error["reason"]) == ("broken.png", True)
     assert document["summary"]["decisions"] == {"accept": 2, "uncertain": 0, "withheld": 1}
     assert document["summary"]["wbc"] == 8
-    drawn = read_image(annotated / "field-000.jpg")
+    drawn = read_image(annotated / "field-000.png.jpg")
     assert drawn.shape[0] > 480
     assert drawn.shape[1] == 640
 
