@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -83,6 +85,7 @@ class MqttSettings(Part):
     host: str | None = Field(None, min_length=1, description="name or address of the broker")
     port: int = Field(8883, ge=1, le=65535, description="TCP port")
     tls: bool = Field(True, description="encrypt; switch off on one machine only")
+    allow_plain_text: bool = Field(False, description="let the token go to another machine unencrypted")
     ca_file: Path | None = Field(None, description="certificate authority; without it the system's")
     username: str | None = Field(None, description="without it the device's id")
     token_file: Path | None = Field(None, description="file with the device's token, used as password")
@@ -93,11 +96,21 @@ class MqttSettings(Part):
     ack_timeout_s: float = Field(15.0, gt=0, le=600, description="no acknowledgement for so long: send again, seconds")
     telemetry_s: float = Field(60.0, ge=1, le=3600, description="pause between two telemetry messages, seconds")
 
+    @model_validator(mode="after")
+    def _private(self) -> Self:
+        if self.host is not None and not self.tls and not self.allow_plain_text and not _is_loopback(self.host):
+            raise ValueError(
+                f"mqtt.tls: false would send this device's token to {self.host} for everyone in the network to read: "
+                "remove it, or set mqtt.allow_plain_text: true where the network is trusted"
+            )
+        return self
+
 
 class CloudSettings(Part):
     """The cloud's HTTP side; without an address uncertain pictures wait in the store."""
 
     url: str | None = Field(None, pattern=r"^https?://", description="address of the cloud, e.g. https://cloud.example")
+    allow_plain_text: bool = Field(False, description="let token and pictures go to another machine unencrypted")
     token_file: Path | None = Field(None, description="file with the device's token")
     proxy: str | None = Field(None, description="HTTP proxy; without it HTTPS_PROXY holds")
     timeout_s: float = Field(10.0, gt=0, le=120, description="longest wait for the next byte, seconds")
@@ -107,6 +120,18 @@ class CloudSettings(Part):
     def _complete(self) -> Self:
         if self.url is not None and self.token_file is None:
             raise ValueError("cloud.url needs cloud.token_file: the file with this device's token")
+        return self
+
+    @model_validator(mode="after")
+    def _private(self) -> Self:
+        if self.url is None or self.allow_plain_text or not self.url.startswith("http://"):
+            return self
+        host = urlsplit(self.url).hostname or ""
+        if not _is_loopback(host):
+            raise ValueError(
+                f"cloud.url with http:// would send this device's token to {host} for everyone in the network to "
+                "read: write https://, or set cloud.allow_plain_text: true where the network is trusted"
+            )
         return self
 
 
@@ -211,11 +236,13 @@ def load_settings(
 
 
 def effective(settings: Settings) -> str:
-    """The settings in force as YAML. Secrets live in files; a proxy's password is the one exception, and is masked."""
+    """The settings in force as YAML, to be shown. Secrets live in files; addresses (of a network camera, the cloud, a
+    proxy) are the exception: user, password and query in them are masked.
+    """
     document = settings.model_dump(mode="json")
-    proxy = document["cloud"]["proxy"]
-    if proxy and "@" in proxy:
-        document["cloud"]["proxy"] = proxy.split("://", 1)[0] + "://***@" + proxy.rsplit("@", 1)[1]
+    for section, key in (("source", "spec"), ("cloud", "url"), ("cloud", "proxy")):
+        if document[section][key] is not None:
+            document[section][key] = _masked(document[section][key])
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
@@ -234,6 +261,28 @@ def read_token(file: Path | None) -> str | None:
     if not token:
         raise ConfigurationError(f"the token file {file} is empty: put the device's token into it")
     return token
+
+
+def _masked(address: str) -> str:
+    """An address without user, password and query; anything else as it is.
+
+    Cuts by hand: in a password that was not percent-encoded a `/`, `?` or `#` would end the host for a URL parser.
+    """
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return address
+    _, at, host = rest.rpartition("@")
+    place, query, _ = host.partition("?")
+    place = place.partition("#")[0]
+    return scheme + mark + ("***@" if at else "") + place + ("?***" if query else "")
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether what is sent there never leaves this machine."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def _from_file(file: Path) -> dict[str, Any]:

@@ -83,6 +83,47 @@ def test_the_effective_settings_can_be_read_back_and_hold_no_password(tmp_path: 
     assert yaml.safe_load(text)["cloud"]["proxy"] == "http://***@proxy:3128"
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://cam:s3cret@10.0.0.5:554/live", "rtsp://***@10.0.0.5:554/live"),
+        ("rtsp://cam:s3cret/?#x@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
+        ("http://camera.lab/video?token=s3cret", "http://camera.lab/video?***"),
+        ("http://camera.lab/video", "http://camera.lab/video"),
+        ("sim:seed=7", "sim:seed=7"),
+        ("0", "0"),
+    ],
+)
+def test_the_effective_settings_hold_no_password_of_the_camera(address: str, shown: str) -> None:
+    text = effective(load_settings(overrides={"source": address}, environment={}))
+    assert "s3cret" not in text
+    assert yaml.safe_load(text)["source"]["spec"] == shown
+
+
+@pytest.mark.parametrize("host", ["broker.lab", "10.0.0.7", "::2", "localhost.evil.example", "127.0.0.1.evil.example"])
+def test_the_token_does_not_leave_this_machine_unencrypted_unless_that_is_allowed(tmp_path: Path, host: str) -> None:
+    token = str(write(tmp_path / "token", "t"))
+    plain = {"mqtt.host": host, "mqtt.tls": False}
+    with pytest.raises(ConfigurationError, match=r"mqtt\.allow_plain_text: true"):
+        load_settings(overrides=plain, environment={})
+    assert not load_settings(overrides={**plain, "mqtt.allow_plain_text": True}, environment={}).mqtt.tls
+    assert load_settings(overrides={"mqtt.host": host}, environment={}).mqtt.tls
+    name = f"[{host}]" if ":" in host else host
+    cloud = {"cloud.url": f"http://{name}:8080", "cloud.token_file": token}
+    with pytest.raises(ConfigurationError, match=r"cloud\.allow_plain_text: true"):
+        load_settings(overrides=cloud, environment={})
+    assert load_settings(overrides={**cloud, "cloud.allow_plain_text": True}, environment={}).cloud.url
+    assert load_settings(overrides={**cloud, "cloud.url": f"https://{name}"}, environment={}).cloud.url
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.0.1", "::1"])
+def test_within_one_machine_nothing_need_be_encrypted(tmp_path: Path, host: str) -> None:
+    token = str(write(tmp_path / "token", "t"))
+    name = f"[{host}]" if ":" in host else host
+    overrides = {"mqtt.host": host, "mqtt.tls": False, "cloud.url": f"http://{name}:1", "cloud.token_file": token}
+    assert load_settings(overrides=overrides, environment={}).mqtt.host == host
+
+
 @pytest.mark.parametrize("content", [None, "", "  \n"])
 def test_a_token_file_without_a_token_is_refused(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "token"
