@@ -84,15 +84,20 @@ class GoldenField(Strict):
 
 
 class GoldenLimits(Strict):
-    """What a healthy device must reach. Set from measurements when a bundle is packed."""
+    """What a healthy device must reach; stands in each bundle beside its golden inputs.
 
-    match_f1: Ratio = 0.93
-    score_difference: Ratio = 0.06
-    box_iou: Ratio = 0.9
-    truth_f1: Ratio = 0.85
+    The defaults lie between what the shipped bundles reach (int8: F1 1.0, score .012, IoU .967, truth .986, cosine
+    1.0) and what they reach under the mildest planted faults: swapped channels at the detector give F1 .952 and truth
+    .957, half the brightness gives score .038 and IoU .939, half the brightness at a raw embedder gives cosine .964.
+    """
+
+    match_f1: Ratio = 0.975
+    score_difference: Ratio = 0.025
+    box_iou: Ratio = 0.95
+    truth_f1: Ratio = 0.965
     type_agreement: Ratio = 0.85
     type_truth: Ratio = 0.7
-    embedding_cosine: Ratio = 0.9
+    embedding_cosine: Ratio = 0.98
     latency_ms: float | None = None
 
 

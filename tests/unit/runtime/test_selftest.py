@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle, BundleManifest, read_bundle, write_bundle
+from models.bundle.manifest import Role
 from models.runtime import (
     GoldenError,
     GoldenLimits,
@@ -140,7 +141,11 @@ def test_a_wrong_scale_at_the_detector_is_caught(packed: Bundle, fault: Callable
 @pytest.mark.parametrize("fault", [_forget_255, _halve])
 def test_a_wrong_scale_at_the_embedder_is_caught(packed: Bundle, fault: Callable[[FloatArray], FloatArray]) -> None:
     report = _with(packed, embedder={"before": fault})
-    assert _failed(report) & {"embedding_cosine", "types_match_reference", "types_match_truth"}
+    caught = _failed(report) & {"embedding_cosine", "types_match_reference", "types_match_truth"}
+    # A net that standardises each crop does not see its scale: then nothing is wrong, and nothing may be said.
+    harmless = (report.figure("embedding_cosine") or 0) > 0.99 and (report.figure("types_match_reference") or 0) > 0.99
+    assert caught or harmless
+    assert caught or packed.manifest.role is Role.EDGE, "only the shipped edge net standardises alone"
 
 
 def test_a_permuted_class_order_of_the_detector_is_caught(packed: Bundle) -> None:
@@ -180,8 +185,9 @@ def test_nan_that_only_some_pictures_bring_is_caught(packed: Bundle) -> None:
     def spoil(tensor: FloatArray) -> FloatArray:
         return tensor if np.ptp(tensor) == 0 else tensor * np.float32("nan")
 
-    report = _with(packed, embedder={"before": spoil})
-    assert _failed(report) == {"finite_outputs"}
+    failed = _failed(_with(packed, embedder={"before": spoil}))
+    # An int8 network turns NaN into finite nonsense, which the other checks see.
+    assert failed == {"finite_outputs"} or failed >= {"embedding_cosine", "types_match_truth"}
 
 
 def test_a_network_that_is_too_slow_is_caught_when_a_limit_is_set(packed: Bundle) -> None:
