@@ -29,6 +29,8 @@ class Heard:
         self._client.username_pw_set(user, password)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
+        self.subscribed = threading.Event()
+        self._client.on_subscribe = lambda *_: self.subscribed.set()
         self._client.connect(broker.host, broker.port)
         self._client.loop_start()
         assert self.connected.wait(10)
@@ -43,7 +45,9 @@ class Heard:
             self.marked.set()
 
     def subscribe(self, topic: str) -> None:
+        self.subscribed.clear()
         self._client.subscribe(topic, 1)
+        assert self.subscribed.wait(10)
 
     def publish(self, topic: str) -> None:
         self._client.publish(topic, b"x", 1).wait_for_publish(10)
