@@ -26,11 +26,11 @@ from edge_agent.clock import Clock
 from edge_agent.config import Settings
 from edge_agent.console_state import AgentConsole
 from edge_agent.daemon import Agent, Parts, alarms_into, gauges_of, new_frames_queue
-from edge_agent.errors import ConfigurationError
+from edge_agent.errors import ConfigurationError, DeviceFault
 from edge_agent.inference.engine import Engine, EngineFacts
 from edge_agent.live import LiveState
 from edge_agent.metrics import Metrics
-from edge_agent.problems import Problems
+from edge_agent.problems import Problem, Problems
 from edge_agent.reading import FieldReader
 from edge_agent.recording import RecordLoop, SourceName
 from edge_agent.store.reads_sqlite import Reads
@@ -59,6 +59,7 @@ from models.runtime import available_providers
 LOCK_NAME = "agent.lock"
 MODEL_KEY = "model"
 FRAME_DROPPED = "frame_dropped"
+RESULTS_REJECTED = "results_rejected"
 
 log = structlog.get_logger()
 
@@ -115,6 +116,7 @@ def compose(settings: Settings, engine: Engine, store: Store, *, facts: EngineFa
     metrics.model.labels(engine.model.name, engine.model.version, engine.model.digest).set(1)
     grown = _Later()
     problems = Problems(alarms_into(store, clock, grown))
+    store.on_rejected = rejection_teller(problems)
     frames, enough = new_frames_queue(), threading.Event()
     slide = store.open_slide(
         settings.slide.name, target_white_cells=settings.slide.target_white_cells, now=clock.now().utc
@@ -139,7 +141,7 @@ def compose(settings: Settings, engine: Engine, store: Store, *, facts: EngineFa
         on_stored=grown,
     )
     capture = CaptureLoop(
-        lambda: _resumed(settings, reads, name, slide.slide_id, _drop_teller(store, clock, grown)),
+        lambda: _resumed(settings, reads, name, slide.slide_id, drop_teller(store, clock, grown, metrics)),
         frames,
         is_new_field=_new_field_rule(settings),
         tickets=tickets,
@@ -270,15 +272,43 @@ def _resumed(
     return source
 
 
-def _drop_teller(store: Store, clock: Clock, on_stored: Callable[[], None]) -> Callable[[DroppedFrame], None]:
+def drop_teller(
+    store: Store, clock: Clock, on_stored: Callable[[], None], metrics: Metrics
+) -> Callable[[DroppedFrame], None]:
+    """Makes an alarm of a dropped frame. Called by the source's own thread, which no full disk may end."""
+
     def tell(dropped: DroppedFrame) -> None:
         now = clock.now().utc
         text = f"{dropped.source_ref}: {dropped.text}"[:500]
         alarm = Alarm(
             boot=0, seq=0, raised_at=now, severity=Severity.WARNING, code=f"{FRAME_DROPPED}_{dropped.reason}", text=text
         )
-        store.alarm(alarm, now=now)
+        try:
+            store.alarm(alarm, now=now)
+        except DeviceFault as exc:
+            metrics.alarms_lost.inc()
+            log.error("alarm_not_stored", code=alarm.code, error=str(exc))
         on_stored()
+
+    return tell
+
+
+def rejection_teller(problems: Problems) -> Callable[[int], None]:
+    """Makes a problem of results that the cloud refused for good. It stands until the next start: they are gone."""
+    refused = 0
+
+    def tell(results: int) -> None:
+        nonlocal refused
+        refused += results
+        log.error("results_rejected", results=results)
+        problems.set(
+            Problem(
+                RESULTS_REJECTED,
+                f"The cloud refused {refused} results since the start; they are in the local store only.",
+                "Tell the operator: the cloud keeps refused results with the reason. Check that no other workstation "
+                "uses this device's name.",
+            )
+        )
 
     return tell
 

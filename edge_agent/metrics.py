@@ -51,6 +51,7 @@ class Metrics:
         self.lasting = Gauge(
             "ahs_edge_lasting_count", "Counters that outlive the process, by name", ["name"], registry=kit
         )
+        self.alarms_lost = Counter("ahs_edge_alarms_lost", "Alarms that could not be stored", registry=kit)
         self.model = Gauge("ahs_edge_model", "1 for the model in use", ["name", "version", "digest"], registry=kit)
 
     def text(self) -> bytes:

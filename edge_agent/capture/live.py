@@ -3,7 +3,7 @@
 The reader thread is the only one that touches the connection, because a driver may block inside it for as long as it
 likes. A frame that nobody has fetched is replaced by the next and counted. If the connection breaks, the thread
 reconnects with growing pauses. If the thread itself is stuck in the driver, which cannot be interrupted, it is left
-behind and another takes its place; its late result is thrown away.
+behind and another takes its place; its late result is thrown away. A thread that has died is replaced as well.
 """
 
 from __future__ import annotations
@@ -233,7 +233,13 @@ class LiveSource:
         self._thread.start()
 
     def _watch(self, now_s: float) -> None:
-        """Replace a reader that is stuck in the driver. Called with the lock held."""
+        """Replace a reader that is stuck in the driver, or dead. Called with the lock held."""
+        if self._thread is not None and not self._thread.is_alive() and not self._stop.is_set():
+            log.warning("capture_reader_died", source=self._label)
+            if self._link is SourceState.UP:
+                self._set_link(SourceState.RECONNECTING, "its reader failed")
+            self._start_reader()
+            return
         stuck = self._busy_since_s is not None and now_s - self._busy_since_s >= self._settings.link.abandon_after_s
         if not stuck or self._stop.is_set() or self._abandoned >= MAX_ABANDONED_READERS:
             return
@@ -243,6 +249,18 @@ class LiveSource:
         self._start_reader()
 
     def _run(self, generation: int, stop: threading.Event) -> None:
+        try:
+            self._read_on(generation, stop)
+        except Exception:
+            # `_watch` puts another in its place; the pause keeps a lasting fault from becoming a busy loop.
+            log.exception("capture_reader_failed", source=self._label)
+            stop.wait(Backoff(self._settings.link, self._rng).next_s())
+        finally:
+            with self._changed:
+                if generation != self._generation and not stop.is_set():
+                    self._abandoned -= 1
+
+    def _read_on(self, generation: int, stop: threading.Event) -> None:
         connection: Connection | None = None
         backoff = Backoff(self._settings.link, self._rng)
         try:
@@ -262,10 +280,8 @@ class LiveSource:
                     stop.wait(backoff.next_s())
         finally:
             if connection is not None:
-                connection.close()
-            with self._changed:
-                if generation != self._generation and not stop.is_set():
-                    self._abandoned -= 1
+                # Marked as busy: a driver that hangs in closing is abandoned like one that hangs in reading.
+                self._busy(generation, connection.close)
 
     def _current(self, generation: int, stop: threading.Event) -> bool:
         return generation == self._generation and not stop.is_set()

@@ -1,0 +1,58 @@
+"""How the parts are put together: what one part cannot store must not bring another down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from edge_agent.capture.source import DroppedFrame, DropReason
+from edge_agent.clock import Clock
+from edge_agent.composition import RESULTS_REJECTED, drop_teller, rejection_teller
+from edge_agent.errors import StoreFull
+from edge_agent.metrics import Metrics
+from edge_agent.problems import Problems
+from edge_agent.store.spool_sqlite import Quotas
+from edge_agent.store.store_sqlite import Store
+from fleet.contract.messages import SeqRange
+from tests.unit.edge.edge_builders import START, new_field
+
+DROPPED = DroppedFrame("camera@1", DropReason.BLACK, "black")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path, Quotas(rows=1000, image_bytes=1_000_000), first_boot=1)) as store:
+        yield store
+
+
+def test_a_dropped_frame_that_cannot_be_told_of_on_a_full_disk_is_counted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+    tell = drop_teller(store, Clock(), lambda: None, metrics)
+    tell(DROPPED)
+    assert store.waiting().events == 1
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreFull("no room")
+
+    monkeypatch.setattr(store, "append", full)
+    tell(DROPPED)
+    assert store.waiting().events == 1
+    assert "ahs_edge_alarms_lost_total 1.0" in metrics.text().decode()
+
+
+def test_results_that_the_cloud_refuses_are_a_problem_that_is_seen(store: Store) -> None:
+    problems = Problems()
+    store.on_rejected = rejection_teller(problems)
+    slide = store.open_slide("s", target_white_cells=100, now=START).slide_id
+    for number in range(3):
+        store.record_field(new_field(number, slide_id=slide), now=START)
+    store.acknowledge((), (SeqRange(boot=1, first=0, last=1),))
+    store.acknowledge((), (SeqRange(boot=1, first=2, last=2),))
+    (problem,) = problems.now()
+    assert problem.code == RESULTS_REJECTED
+    assert "3 results" in problem.text
