@@ -39,6 +39,7 @@ from edge_agent.uplink.traffic import (
     Publish,
     ReadGauges,
     ReportChanged,
+    RowsFailed,
     RowsTaken,
     SpoolGrew,
     Stop,
@@ -87,6 +88,8 @@ class UplinkCore:
         self._births_s = 0.0
         self._more = True
         self._asked = False
+        self._read_failures = 0
+        self._read_again_s = 0.0
         self._answers: OrderedDict[str, tuple[OperationState, str | None]] = OrderedDict()
         self.state = LinkState.AWAY
         self.text = "not connected yet"
@@ -121,6 +124,8 @@ class UplinkCore:
                 return [Note(NoteCode.PUBLISH_REFUSED, f"{event.kind}: the broker answers {event.code}")]
             case RowsTaken():
                 return self._rows(event, now)
+            case RowsFailed():
+                return self._rows_failed(event, now)
             case SpoolGrew():
                 self._more = True
                 return []
@@ -189,9 +194,8 @@ class UplinkCore:
         trigger = LinkTrigger.LOST if self.state in CONNECTED_STATES else LinkTrigger.FAILED
         self.state = advance(self.state, trigger)
         self.text = f"no connection to the broker: {text}"
-        wait_s = min(self._tuning.backoff_first_s * 2.0 ** min(self._failures, 16), self._tuning.backoff_last_s)
+        self._next_try_s = now.monotonic_s + self._backoff_s(self._failures)
         self._failures += 1
-        self._next_try_s = now.monotonic_s + wait_s
         self._session = ""
         self._flight.ground()
         return [Disconnect(), Note(NoteCode.LINK_CHANGED, self.text)]
@@ -227,12 +231,15 @@ class UplinkCore:
     def _fill(self, now: Moment) -> list[Action]:
         if not self._more or self._asked or not self._flight.room(self._window(now)):
             return []
+        if now.monotonic_s < self._read_again_s:
+            return []
         self._asked = True
         limit = self._tuning.batch_rows * self._tuning.window_batches
         return [TakeRows(self._flight.cursor, limit)]
 
     def _rows(self, event: RowsTaken, now: Moment) -> list[Action]:
         self._asked = False
+        self._read_failures, self._read_again_s = 0, 0.0
         window = self._window(now)
         if not event.rows:
             self._more = False
@@ -241,6 +248,16 @@ class UplinkCore:
         if self.state is LinkState.HELD and batches:
             self._probe_s = now.monotonic_s + self._tuning.probe_s
         return [self._send(batch, now) for batch in batches]
+
+    def _rows_failed(self, event: RowsFailed, now: Moment) -> list[Action]:
+        """The rows are still there, as far as anyone knows: read again, ever more rarely."""
+        self._asked = False
+        self._read_again_s = now.monotonic_s + self._backoff_s(self._read_failures)
+        self._read_failures += 1
+        return [Note(NoteCode.SPOOL_NOT_READ, event.text[:300])]
+
+    def _backoff_s(self, failures: int) -> float:
+        return min(self._tuning.backoff_first_s * 2.0 ** min(failures, 16), self._tuning.backoff_last_s)
 
     def _send(self, batch: Batch, now: Moment) -> Publish:
         return self._teller.events((row.payload for row in batch.rows.values()), now)

@@ -31,6 +31,7 @@ from edge_agent.uplink.traffic import (
     Note,
     Publish,
     ReadGauges,
+    RowsFailed,
     RowsTaken,
     Stop,
     Subscribe,
@@ -159,12 +160,12 @@ class UplinkDriver:
         self._metrics.published.labels(message.kind).inc()
         self._bus.publish(message)
 
-    def _rows(self, action: TakeRows) -> RowsTaken:
+    def _rows(self, action: TakeRows) -> RowsTaken | RowsFailed:
         try:
             return RowsTaken(tuple(self._store.take_events(after=action.after, limit=action.limit)))
         except DeviceFault as exc:
-            log.error("spool_not_read", error=str(exc))
-            return RowsTaken(())
+            # Not the same as "no rows": taken for that, what waits would stay until the next result or connection.
+            return RowsFailed(str(exc))
 
     def _announce(self, message: OpinionReady) -> None:
         try:

@@ -83,6 +83,13 @@ class RowsTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsFailed:
+    """Answer to TakeRows when the store could not be read: says nothing of whether there are rows."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceReport:
     """What the device really runs; goes out as `up/reported` and inside the birth."""
 
@@ -116,6 +123,7 @@ Event = (
     | BusMessage
     | BusPublishRefused
     | RowsTaken
+    | RowsFailed
     | ReportChanged
     | GaugesRead
 )
@@ -206,6 +214,7 @@ class NoteCode(StrEnum):
     RESENT = "resent"
     PUBLISH_REFUSED = "publish_refused"
     LINK_CHANGED = "link_changed"
+    SPOOL_NOT_READ = "spool_not_read"
 
 
 @dataclass(frozen=True, slots=True)

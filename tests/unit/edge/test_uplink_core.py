@@ -38,6 +38,7 @@ from edge_agent.uplink.traffic import (
     Publish,
     ReadGauges,
     ReportChanged,
+    RowsFailed,
     RowsTaken,
     SpoolGrew,
     Stop,
@@ -86,6 +87,7 @@ class Bench:
         self.spool: dict[tuple[int, int], SpoolEvent] = {}
         self.at_s = 0.0
         self._next = 0
+        self.unreadable = False
         self.done: list[Action] = []
         self.grow(rows)
 
@@ -100,7 +102,9 @@ class Bench:
         while waiting:
             for action in self.core.handle(waiting.popleft(), now or moment(self.at_s)):
                 found.append(action)
-                if isinstance(action, TakeRows):
+                if isinstance(action, TakeRows) and self.unreadable:
+                    waiting.append(RowsFailed("disk I/O error"))
+                elif isinstance(action, TakeRows):
                     rows = sorted(self.spool.values(), key=lambda row: row.row_id)
                     waiting.append(RowsTaken(tuple(r for r in rows if r.row_id > action.after)[: action.limit]))
                 if isinstance(action, Acknowledge):
@@ -229,6 +233,25 @@ def test_a_dead_lettered_result_goes_and_is_noted() -> None:
     assert of(Acknowledge, found)[0].rejected == (SeqRange(boot=4, first=1, last=1),)
     assert NoteCode.RESULT_REJECTED in notes(found)
     assert list(bench.spool) == [(4, 2)]
+
+
+def test_rows_that_could_not_be_read_are_read_again_ever_more_rarely_without_a_new_result() -> None:
+    bench = Bench(rows=2)
+    bench.unreadable = True
+    found = bench.connect()
+    assert len(of(TakeRows, found)) == 1, "the fault is not hammered"
+    assert NoteCode.SPOOL_NOT_READ in notes(found)
+    assert of(TakeRows, bench.wait(0.5) + bench.tell(SpoolGrew())) == []
+    pauses = []
+    for _ in range(3):
+        waited = 1
+        while not of(TakeRows, bench.wait(1)):
+            waited += 1
+        pauses.append(waited)
+    assert pauses == [1, 2, 4]
+    bench.unreadable = False
+    assert seqs(bench.wait(8)) == [[0, 1]]
+    assert of(TakeRows, bench.wait(0)) == [], "now it is known that there are no more"
 
 
 def test_a_lost_connection_is_tried_again_with_growing_pauses_and_sends_everything_anew() -> None:
