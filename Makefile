@@ -58,7 +58,7 @@ lint: $(VENV)/.all-installed ## form, lint, types and the direction of imports
 	$(VENV)/bin/lint-imports
 
 check: lint ## what to run before a commit: lint and the quick tests
-	$(VENV)/bin/python -m pytest -q -m "not torch and not slow and not chromium and not mosquitto and not postgres and not data" tests/arch tests/contract tests/unit $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -q -n 2 -m "not torch and not slow and not chromium and not mosquitto and not postgres and not data" tests/arch tests/contract tests/unit $(PYTEST_ARGS)
 
 format: $(VENV)/.all-installed ## put the code into form
 	$(VENV)/bin/ruff format .

@@ -29,18 +29,31 @@ class Permission(StrEnum):
     READ_DEVICES = "read_devices"
     MANAGE_DEVICES = "manage_devices"
     READ_AUDIT = "read_audit"
+    LABEL = "label"
+    EXPORT_DATASET = "export_dataset"
+    READ_ROLLOUTS = "read_rollouts"
+    MANAGE_RELEASES = "manage_releases"
+    MANAGE_ROLLOUTS = "manage_rollouts"
 
 
-_READ = frozenset({Permission.READ_OPINIONS, Permission.READ_DEVICES})
+_READ = frozenset({Permission.READ_OPINIONS, Permission.READ_DEVICES, Permission.READ_ROLLOUTS})
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.DEVICE: frozenset({Permission.ASK_OPINION, Permission.READ_OPINIONS}),
     Role.VIEWER: _READ,
     Role.TECHNICIAN: _READ,
-    Role.REVIEWER: _READ,
-    Role.ENGINEER: _READ,
-    Role.OPERATOR: _READ | {Permission.MANAGE_DEVICES},
-    Role.ADMIN: _READ | {Permission.MANAGE_DEVICES, Permission.READ_AUDIT},
+    Role.REVIEWER: _READ | {Permission.LABEL},
+    Role.ENGINEER: _READ | {Permission.EXPORT_DATASET, Permission.MANAGE_RELEASES},
+    Role.OPERATOR: _READ | {Permission.MANAGE_DEVICES, Permission.MANAGE_RELEASES, Permission.MANAGE_ROLLOUTS},
+    Role.ADMIN: _READ
+    | {
+        Permission.MANAGE_DEVICES,
+        Permission.READ_AUDIT,
+        Permission.LABEL,
+        Permission.EXPORT_DATASET,
+        Permission.MANAGE_RELEASES,
+        Permission.MANAGE_ROLLOUTS,
+    },
     Role.SYSTEM: frozenset(),
 }
 """Role -> what it may do, within its site and (a device) on its own rows."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from cloud.storage.tables import Base, DeviceEventRow, FieldRecord, SlideResultRow
-from fleet.contract.messages import Alarm, Dropped, Event, FieldResult, Severity, SlideResult
+from fleet.contract.messages import Alarm, Dropped, Event, FieldResult, Severity, SlideResult, UpdateStep
 
 
 def table_of(event: Event) -> type[FieldRecord] | type[SlideResultRow] | type[DeviceEventRow]:
@@ -30,6 +30,8 @@ def row_of(event: Event, *, device: str, site_id: str, principal_id: str, now: d
         return own | _field(event)
     if isinstance(event, SlideResult):
         return own | _slide(event)
+    if isinstance(event, UpdateStep):
+        return own | _update(event)
     return own | (_alarm(event) if isinstance(event, Alarm) else _dropped(event))
 
 
@@ -45,8 +47,13 @@ def same_event(event: Event, row: Base) -> bool:
         )
     if isinstance(event, SlideResult):
         return isinstance(row, SlideResultRow) and (row.slide, row.closed_at) == (event.slide, event.closed_at)
-    happened_at = event.raised_at if isinstance(event, Alarm) else event.dropped_at
-    return isinstance(row, DeviceEventRow) and (row.kind, row.happened_at) == (event.kind, happened_at)
+    return isinstance(row, DeviceEventRow) and (row.kind, row.happened_at) == (event.kind, _happened_at(event))
+
+
+def _happened_at(event: Alarm | Dropped | UpdateStep) -> datetime:
+    if isinstance(event, Alarm):
+        return event.raised_at
+    return event.dropped_at if isinstance(event, Dropped) else event.happened_at
 
 
 def _field(event: FieldResult) -> dict[str, Any]:
@@ -91,6 +98,19 @@ def _alarm(event: Alarm) -> dict[str, Any]:
         "severity": event.severity.value,
         "code": event.code,
         "text": event.text,
+    }
+
+
+def _update(event: UpdateStep) -> dict[str, Any]:
+    after = event.after.value
+    return {
+        "kind": event.kind,
+        "happened_at": event.happened_at,
+        "severity": (Severity.INFO if event.code is None else Severity.WARNING).value,
+        "code": event.code or f"update_{after}",
+        "text": f"{event.before.value} to {after}, release {event.counter}{': ' if event.text else ''}{event.text}"[
+            :500
+        ],
     }
 
 

@@ -276,6 +276,145 @@ class OpinionCellRow(Base):
     agree: Mapped[bool]
 
 
+class LabelRow(Base):
+    """A reader's word on one white cell. Never changed: a cell read again gets a further row, the newest counts."""
+
+    __tablename__ = "labels"
+    __table_args__ = (Index(None, "site_id", "opinion_id"), Index(None, "site_id", "labelled_at", "id"))
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    site_id: Mapped[str] = _site()
+    opinion_id: Mapped[str] = mapped_column(String(32), ForeignKey("opinions.id"))
+    cell: Mapped[int | None]
+    bbox: Mapped[list[Any]]
+    label: Mapped[str] = mapped_column(String(40))
+    labelled_at: Mapped[datetime]
+    labelled_by: Mapped[str] = _principal()
+    reader: Mapped[str] = mapped_column(String(120))
+    suggested: Mapped[str | None] = mapped_column(String(40))
+    suggested_by: Mapped[str | None] = mapped_column(String(71))
+    edge_label: Mapped[str | None] = mapped_column(String(40))
+    edge_model: Mapped[str | None] = mapped_column(String(71))
+    suggestion_shown: Mapped[bool]
+
+
+class TrustDocumentRow(Base):
+    """A TUF document as it was signed: every root, and the newest of the others. One trust for all sites."""
+
+    __tablename__ = "trust_documents"
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    site_id: Mapped[str] = _site()
+    document: Mapped[str] = mapped_column(Text)
+    expires_at: Mapped[datetime]
+    stored_at: Mapped[datetime]
+    stored_by: Mapped[str] = _principal()
+
+
+class ReleaseRow(Base):
+    """A signed release; its zip lies in the image store under its SHA-256, and chunks are cut from it."""
+
+    __tablename__ = "releases"
+    __table_args__ = (Index(None, "site_id", "digest"),)
+    counter: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    site_id: Mapped[str] = _site()
+    digest: Mapped[str] = mapped_column(String(71))
+    name: Mapped[str] = mapped_column(String(63))
+    version: Mapped[str] = mapped_column(String(32))
+    archive_sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    target: Mapped[dict[str, Any]]
+    evidence: Mapped[dict[str, Any] | None]
+    checked: Mapped[bool]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = _principal()
+
+
+class ChunkWantRow(Base):
+    """What a device has asked for last: the chunks of a release it lacks."""
+
+    __tablename__ = "chunk_wants"
+    device: Mapped[str] = mapped_column(String(63), ForeignKey("devices.device"), primary_key=True)
+    site_id: Mapped[str] = _site()
+    digest: Mapped[str] = mapped_column(String(71))
+    missing: Mapped[list[Any]]
+    asked_at: Mapped[datetime]
+    asked_by: Mapped[str] = _principal()
+    served_at: Mapped[datetime | None]
+
+
+class DesiredRow(Base):
+    """What a device is to run, signed; published retained by the worker that leads. `version` only grows."""
+
+    __tablename__ = "desired"
+    device: Mapped[str] = mapped_column(String(63), ForeignKey("devices.device"), primary_key=True)
+    site_id: Mapped[str] = _site()
+    version: Mapped[int] = mapped_column(BigInteger)
+    document: Mapped[dict[str, Any]]
+    envelope: Mapped[str | None] = mapped_column(Text)
+    made_at: Mapped[datetime]
+    made_by: Mapped[str] = _principal()
+    published_version: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class RolloutRow(Base):
+    """A release on its way to devices, wave by wave; every change says WHERE the epoch is the leader's."""
+
+    __tablename__ = "rollouts"
+    __table_args__ = (Index(None, "site_id", "created_at"), Index(None, "state"))
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    site_id: Mapped[str] = _site()
+    counter: Mapped[int] = mapped_column(BigInteger, ForeignKey("releases.counter"))
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(String(500), default="")
+    paused_from: Mapped[str | None] = mapped_column(String(16))
+    wave: Mapped[int] = mapped_column(default=0)
+    waves: Mapped[list[Any]]
+    thresholds: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = _principal()
+    wave_opened_at: Mapped[datetime | None]
+    soaking_since: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    epoch: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class RolloutMemberRow(Base):
+    """A device in a rollout."""
+
+    __tablename__ = "rollout_members"
+    __table_args__ = (Index(None, "device"),)
+    rollout_id: Mapped[str] = mapped_column(String(32), ForeignKey("rollouts.id"), primary_key=True)
+    device: Mapped[str] = mapped_column(String(63), ForeignKey("devices.device"), primary_key=True)
+    site_id: Mapped[str] = _site()
+    wave: Mapped[int]
+    offered_at: Mapped[datetime | None]
+    desired_version: Mapped[int | None] = mapped_column(BigInteger)
+    previous_digest: Mapped[str | None] = mapped_column(String(71))
+    previous_counter: Mapped[int | None] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(16), default="idle")
+    state_since: Mapped[datetime | None]
+    code: Mapped[str | None] = mapped_column(String(32))
+    returned_at: Mapped[datetime | None]
+    straggler: Mapped[bool] = mapped_column(default=False)
+    soak: Mapped[dict[str, Any] | None]
+
+
+class RolloutDecisionRow(Base):
+    """What was decided, by the controller or a person, with the figures; never changed."""
+
+    __tablename__ = "rollout_decisions"
+    __table_args__ = (Index(None, "rollout_id", "id"),)
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    site_id: Mapped[str] = _site()
+    rollout_id: Mapped[str] = mapped_column(String(32), ForeignKey("rollouts.id"))
+    at: Mapped[datetime]
+    decided_by: Mapped[str] = _principal()
+    name: Mapped[str] = mapped_column(String(120))
+    action: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(String(500))
+    gates: Mapped[list[Any]]
+
+
 class OutboxRow(Base):
     """A message towards a device, written with what it tells and published by the worker that leads."""
 

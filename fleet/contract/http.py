@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fleet.contract.base import Count, DeviceId, Digest, Finite, Sha256, SiteId, UtcTime, WireModel
-from fleet.contract.cells import Decision, DetectionWire, FieldCounts, ModelRef
-from fleet.contract.messages import OpinionState, Presence, UpdateState
+from fleet.contract.base import Count, DeviceId, Digest, Finite, JsonObject, Sha256, SiteId, UtcTime, WireModel
+from fleet.contract.cells import BBox, Decision, DetectionWire, FieldCounts, ModelRef
+from fleet.contract.messages import OpinionState, Presence, SoakFigures, UpdateState
+from fleet.contract.release import ReleaseTarget, RolloutState, Thresholds, WavePlan
 
 PROBLEM_TYPE = "application/problem+json"
 MAX_IMAGE_BYTES = 12 * 1024 * 1024
@@ -156,6 +157,161 @@ class FieldPage(WireModel):
 
     items: tuple[FieldRow, ...]
     next_cursor: str | None = None
+
+
+class CellLabel(WireModel):
+    """A reader's word on one white cell of a second opinion."""
+
+    cell: Count | None = Field(None, description="place in SecondOpinion.cells; null for a cell both models missed")
+    bbox: BBox | None = Field(None, description="of a missed cell")
+    label: str = Field(min_length=1, max_length=40, description="a white-cell type, `not_classed` or `artefact`")
+
+
+class LabelsCreate(WireModel):
+    """`POST /v1/reviews/{id}/labels`: cells that were read. A cell read again gets a new label, the old one stays."""
+
+    labels: tuple[CellLabel, ...] = Field((), max_length=1000)
+    done: bool = Field(False, description="the opinion is read to its end; refused while a cell has no label")
+    suggestion_shown: bool = Field(True, description="whether the reader saw what the models say")
+
+
+class LabelRow(WireModel):
+    """A stored label."""
+
+    id: Count
+    opinion: str
+    cell: Count | None
+    bbox: BBox
+    label: str
+    reader: str = Field(description="name of the reader")
+    labelled_at: UtcTime
+    suggested: str | None = Field(None, description="label of the larger model; null for a cell it did not see")
+    suggested_by: Digest | None = None
+    edge_label: str | None = None
+    edge_model: Digest | None = None
+    suggestion_shown: bool
+
+
+class ReviewLabels(WireModel):
+    """Answer of `POST` and `GET /v1/reviews/{id}/labels`: the newest label of each cell."""
+
+    opinion: str
+    state: OpinionState
+    labels: tuple[LabelRow, ...]
+
+
+class ReleaseSummary(WireModel):
+    """A row of `GET /v1/releases`."""
+
+    digest: Digest
+    counter: Count
+    name: str
+    version: str
+    size_bytes: Count
+    created_at: UtcTime
+    created_by: str
+    checked: bool
+    evidence_accepted: bool | None = Field(None, description="null without evidence")
+    devices_running: Count = Field(0, description="devices that report it as active")
+
+
+class ReleasePage(WireModel):
+    """`GET /v1/releases`, newest first."""
+
+    items: tuple[ReleaseSummary, ...]
+
+
+class ReleaseDetail(WireModel):
+    """`GET /v1/releases/{counter}` and the answer of `POST /v1/releases`."""
+
+    summary: ReleaseSummary
+    target: ReleaseTarget
+    evidence: JsonObject | None = None
+
+
+class RolloutCreate(WireModel):
+    """`POST /v1/rollouts`."""
+
+    counter: Count = Field(ge=1, description="of the release")
+    devices: tuple[DeviceId, ...] = Field((), max_length=10_000, description="none: all devices of the site")
+    waves: tuple[WavePlan, ...] = Field((), max_length=32, description="none: 1 device, 5 % (at least 2), 25 %, 100 %")
+    thresholds: Thresholds = Thresholds()
+
+
+class RolloutCommand(WireModel):
+    """`POST /v1/rollouts/{id}/{pause|resume|abort|rollback}`."""
+
+    reason: str = Field("", max_length=500)
+
+
+class MemberRow(WireModel):
+    """One device of a rollout."""
+
+    device: DeviceId
+    wave: Count
+    presence: Presence
+    offered: bool = Field(description="whether it was told to activate the release")
+    state: UpdateState = Field(description="as the device itself reports it for this rollout")
+    code: str | None = None
+    active: Digest | None = Field(None, description="what it reports as running")
+    straggler: bool = False
+    since: UtcTime | None = None
+    soak: SoakFigures | None = None
+
+
+class GateFigure(WireModel):
+    """One figure that a wave is held against."""
+
+    name: str = Field(max_length=64)
+    figure: Finite | None = None
+    limit: Finite | None = None
+    passed: bool
+    text: str = Field("", max_length=300)
+
+
+class DecisionRow(WireModel):
+    """Something that was decided in a rollout, by the controller or a person, with the figures it was made on."""
+
+    at: UtcTime
+    by: str
+    action: str = Field(max_length=64)
+    reason: str = Field("", max_length=500)
+    gates: tuple[GateFigure, ...] = ()
+
+
+class RolloutSummary(WireModel):
+    """A row of `GET /v1/rollouts`."""
+
+    id: str
+    site: SiteId
+    counter: Count
+    digest: Digest
+    version: str
+    state: RolloutState
+    reason: str = Field("", description="why it is where it is")
+    wave: Count = Field(description="the wave that is open, from 0")
+    waves: Count
+    devices: Count
+    confirmed: Count
+    bad: Count
+    created_at: UtcTime
+    created_by: str
+
+
+class RolloutPage(WireModel):
+    """`GET /v1/rollouts`, newest first."""
+
+    items: tuple[RolloutSummary, ...]
+
+
+class RolloutDetail(WireModel):
+    """`GET /v1/rollouts/{id}`."""
+
+    summary: RolloutSummary
+    thresholds: Thresholds
+    members: tuple[MemberRow, ...]
+    gates: tuple[GateFigure, ...] = Field((), description="of the wave that is open, as of now")
+    decisions: tuple[DecisionRow, ...] = Field((), description="newest first")
 
 
 class Health(WireModel):

@@ -69,6 +69,19 @@ class SelfTestSummary(WireModel):
     failures: tuple[str, ...] = Field((), max_length=32)
 
 
+class SoakFigures(WireModel):
+    """What the new model has shown on live fields beside the old one; both see the same pictures."""
+
+    fields: Count
+    white_cells: Count = Field(description="cells that both models name or leave unidentified")
+    disagreement_ratio: Ratio | None = Field(None, description="share of cells both named, differently; null without")
+    uncertain_ratio: Ratio | None = None
+    withheld_ratio: Ratio | None = None
+    baseline_uncertain_ratio: Ratio | None = Field(None, description="the device's own, before the new model")
+    baseline_withheld_ratio: Ratio | None = None
+    latency_ratio: float | None = Field(None, ge=0, allow_inf_nan=False, description="median latency, new over old")
+
+
 class Reported(Envelope):
     """`up/reported`, retained: what the device really runs."""
 
@@ -78,6 +91,9 @@ class Reported(Envelope):
     update_code: str | None = Field(None, max_length=32)
     release_counter: Count = 0
     desired_version: Count = Field(0, description="last desired version applied")
+    pending: Digest | None = Field(None, description="release the update is about; null when there is none")
+    rollout: str | None = Field(None, max_length=64, description="rollout the update belongs to")
+    soak: SoakFigures | None = Field(None, description="while and after the new model proves itself on live fields")
     self_test: SelfTestSummary | None = None
     degraded: tuple[str, ...] = Field((), max_length=32)
 
@@ -176,7 +192,23 @@ class Dropped(WireModel):
     images: Count = 0
 
 
-Event = Annotated[FieldResult | SlideResult | Alarm | Dropped, Field(discriminator="kind")]
+class UpdateStep(WireModel):
+    """One step of a model update: an event."""
+
+    kind: Literal["update"] = "update"
+    boot: Count
+    seq: Count
+    happened_at: UtcTime
+    release: Digest | None = None
+    counter: Count = 0
+    rollout: str | None = Field(None, max_length=64)
+    before: UpdateState
+    after: UpdateState
+    code: str | None = Field(None, max_length=32)
+    text: str = Field("", max_length=500)
+
+
+Event = Annotated[FieldResult | SlideResult | Alarm | Dropped | UpdateStep, Field(discriminator="kind")]
 
 
 class EventBatch(Envelope):
@@ -241,11 +273,14 @@ class SamplingPolicy(WireModel):
 
 
 class Desired(WireModel):
-    """`down/desired`, retained; `version` only grows, a device ignores lower ones."""
+    """What a device is to run; travels inside `release.SignedDesired`. `version` only grows, lower ones are ignored."""
 
     schema_version: Count = Field(SCHEMA_VERSION, ge=1)
+    device: DeviceId = Field(description="for whom: signed, so that it cannot be played to another device")
     version: Count = Field(ge=1)
     release: Digest | None = None
+    counter: Count = Field(0, description="of the release")
+    rollout: str | None = Field(None, max_length=64)
     activation: Activation = Activation.DOWNLOAD
     sampling: SamplingPolicy | None = None
     config: dict[str, str | int | float | bool] = Field(default_factory=dict, max_length=64)

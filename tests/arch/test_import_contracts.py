@@ -25,6 +25,8 @@ TREE = (
     "fleet.client",
     "fleet.contract",
     "fleet.local",
+    "fleet.release",
+    "fleet.rollout",
     "fleet.webkit",
 )
 
@@ -36,6 +38,9 @@ PLANTED = {
         {"fleet.contract": "import models.bundle"},
         {"fleet.webkit": "import fleet.contract"},
         {"fleet.client": "import edge_agent"},
+        {"fleet.release": "import cloud"},
+        {"fleet.rollout": "import fleet.client"},
+        {"models.bundle": "import fleet.release"},
     ],
     "local-imports-no-program": [{"fleet.local": "import edge_agent"}],
     "programs-do-not-import-local": [{"cloud": "import fleet.local"}],
@@ -43,6 +48,8 @@ PLANTED = {
         {"edge_agent.capture": "import torch"},
         {"edge_agent.store": "import models.runtime", "models.runtime": "import models.nets"},
         {"edge_agent.capture": "from mlflow import log_metric"},
+        {"edge_agent.capture": "import fleet.release"},
+        {"edge_agent.store": "import fleet.rollout"},
     ],
     "pipeline-without-torch": [
         {"models.runtime": "import torch"},

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from fleet.contract import base, cells, http, messages
+from fleet.contract import base, cells, http, messages, release
 from fleet.contract.codec import encode
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
@@ -23,6 +23,17 @@ LATER = datetime(2026, 1, 31, 12, 10, tzinfo=UTC)
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 SHA256 = "fedcba9876543210" * 4
 CAPTURE = "bench-1/3/41"
+
+SOAK = messages.SoakFigures(
+    fields=40,
+    white_cells=60,
+    disagreement_ratio=0.05,
+    uncertain_ratio=0.1,
+    withheld_ratio=0.02,
+    baseline_uncertain_ratio=0.12,
+    baseline_withheld_ratio=0.01,
+    latency_ratio=1.1,
+)
 
 MODEL = cells.ModelRef(name="edge", version="1.0.0", digest=DIGEST)
 WHITE_CELL = cells.DetectionWire(
@@ -60,6 +71,9 @@ def _messages() -> list[BaseModel]:
         update_code="E_SELFTEST",
         release_counter=5,
         desired_version=7,
+        pending=DIGEST,
+        rollout="rollout-1",
+        soak=SOAK,
         self_test=messages.SelfTestSummary(passed=False, age_s=12.5, failures=("colour order",)),
         degraded=("camera",),
     )
@@ -104,6 +118,17 @@ def _messages() -> list[BaseModel]:
         **_event(12), raised_at=NOW, severity=messages.Severity.CRITICAL, code="camera_frozen", text="Kamera steht µ"
     )
     dropped = messages.Dropped(**_event(13), dropped_at=NOW, reason="quota", results=2, images=1)
+    step = messages.UpdateStep(
+        **_event(14),
+        happened_at=NOW,
+        release=DIGEST,
+        counter=5,
+        rollout="rollout-1",
+        before=messages.UpdateState.TRIAL,
+        after=messages.UpdateState.FAILED,
+        code="E_SELFTEST",
+        text="types_match_truth",
+    )
     return [
         messages.Status(
             device="bench-1",
@@ -121,7 +146,7 @@ def _messages() -> list[BaseModel]:
             reported=reported,
             open_operations=("operation-1",),
         ),
-        messages.EventBatch(**_envelope(3), events=(field, slide, alarm, dropped)),
+        messages.EventBatch(**_envelope(3), events=(field, slide, alarm, dropped, step)),
         messages.Telemetry(**_envelope(4), not_after=LATER, gauges={"spool_rows": 3, "focus": 0.75}),
         messages.OperationUpdate(
             **_envelope(5),
@@ -134,8 +159,11 @@ def _messages() -> list[BaseModel]:
         ),
         messages.Need(**_envelope(6), release=DIGEST, missing=(SHA256,), max_packet_bytes=65536),
         messages.Desired(
+            device="bench-1",
             version=7,
             release=DIGEST,
+            counter=5,
+            rollout="rollout-1",
             activation=messages.Activation.ACTIVATE,
             sampling=messages.SamplingPolicy(per_hour=30, audit_ratio=0.05),
             config={"uplink": "slow"},
@@ -245,7 +273,116 @@ def _http() -> list[BaseModel]:
     ]
 
 
-EXAMPLES: dict[str, BaseModel] = {type(example).__name__: example for example in (*_messages(), *_http())}
+def _releases() -> list[BaseModel]:
+    evidence = release.EvidenceRef(sha256=SHA256, champion=DIGEST, frozen_set=SHA256, accepted=True)
+    target = release.ReleaseTarget(
+        digest=DIGEST,
+        name="edge",
+        version="1.1.0",
+        counter=5,
+        bundle_schema="ahs.bundle/1",
+        size_bytes=70_000,
+        chunks=(release.ChunkRef(sha256=SHA256, size_bytes=65_536), release.ChunkRef(sha256=SHA256, size_bytes=4464)),
+        created_at=NOW,
+        checked=True,
+        evidence=evidence,
+    )
+    summary = http.ReleaseSummary(
+        digest=DIGEST,
+        counter=5,
+        name="edge",
+        version="1.1.0",
+        size_bytes=70_000,
+        created_at=NOW,
+        created_by="op",
+        checked=True,
+        evidence_accepted=True,
+        devices_running=2,
+    )
+    thresholds = release.Thresholds(
+        p_ok=0.9,
+        p_error=0.05,
+        min_errors=2,
+        soak_s=60,
+        step_deadline_s=600,
+        wave_deadline_s=3600,
+        min_fields=20,
+        max_disagreement=0.1,
+    )
+    label = http.LabelRow(
+        id=3,
+        opinion="opinion-1",
+        cell=0,
+        bbox=(10.5, 20.0, 120.25, 118.0),
+        label="monocyte",
+        reader="Dr. Ä",
+        labelled_at=NOW,
+        suggested="neutrophil",
+        suggested_by=DIGEST,
+        edge_label="unidentified",
+        edge_model=DIGEST,
+        suggestion_shown=False,
+    )
+    gate = http.GateFigure(name="confirmed", figure=1, limit=2, passed=False, text="1 of 2 devices")
+    rollout = http.RolloutSummary(
+        id="rollout-1",
+        site="site-a",
+        counter=5,
+        digest=DIGEST,
+        version="1.1.0",
+        state=release.RolloutState.PAUSED,
+        reason="bench-1: E_SELFTEST",
+        wave=0,
+        waves=2,
+        devices=2,
+        confirmed=0,
+        bad=1,
+        created_at=NOW,
+        created_by="op",
+    )
+    member = http.MemberRow(
+        device="bench-1",
+        wave=0,
+        presence=messages.Presence.ONLINE,
+        offered=True,
+        state=messages.UpdateState.FAILED,
+        code="E_SELFTEST",
+        active=DIGEST,
+        straggler=True,
+        since=NOW,
+        soak=SOAK,
+    )
+    return [
+        release.Trust(roots=("{}",), timestamp="{}", snapshot="{}", targets="{}"),
+        release.SignedDesired(signed="{}", keyid="ab", signature="0" * 128),
+        target,
+        http.LabelsCreate(
+            labels=(http.CellLabel(cell=0, label="monocyte", bbox=(1.0, 2.0, 3.0, 4.0)),),
+            done=True,
+            suggestion_shown=False,
+        ),
+        http.ReviewLabels(opinion="opinion-1", state=messages.OpinionState.REVIEWED, labels=(label,)),
+        http.ReleasePage(items=(summary,)),
+        http.ReleaseDetail(summary=summary, target=target, evidence={"schema": "ahs.evidence/1"}),
+        http.RolloutCreate(
+            counter=5,
+            devices=("bench-1", "bench-2"),
+            waves=(release.WavePlan(devices=("bench-1",)), release.WavePlan(percent=100, least=1)),
+            thresholds=thresholds,
+        ),
+        http.RolloutCommand(reason="looks wrong"),
+        http.RolloutPage(items=(rollout,)),
+        http.RolloutDetail(
+            summary=rollout,
+            thresholds=thresholds,
+            members=(member,),
+            gates=(gate,),
+            decisions=(http.DecisionRow(at=NOW, by="controller", action="pause", reason="bad", gates=(gate,)),),
+        ),
+    ]
+
+
+EXAMPLES: dict[str, BaseModel] = {type(example).__name__: example for example in (*_messages(), *_http(), *_releases())}
 """Name of the class -> an example of it that fills every field."""
 
 
@@ -253,7 +390,7 @@ def wire_classes() -> set[type[BaseModel]]:
     """Every class of the wire, also those that only travel inside another."""
     return {
         item
-        for module in (base, cells, messages, http)
+        for module in (base, cells, messages, release, http)
         for item in vars(module).values()
         if inspect.isclass(item) and issubclass(item, base.WireModel) and item is not base.WireModel
     }

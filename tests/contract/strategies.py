@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from fleet.contract.release import MAX_RELEASE_BYTES, ReleaseTarget, WavePlan
+
 LARGEST = 2**53 - 1
 _TEXT = st.characters(codec="utf-8", exclude_characters="\x00")
 
@@ -21,7 +23,19 @@ _TEXT = st.characters(codec="utf-8", exclude_characters="\x00")
 def messages_of(kind: type[BaseModel]) -> st.SearchStrategy[BaseModel]:
     """Any valid instance of a wire class."""
     fields = {name: _of(info.annotation, _bounds(info.metadata)) for name, info in kind.model_fields.items()}
-    return st.fixed_dictionaries(fields).map(kind.model_validate)
+    return st.fixed_dictionaries(fields).map(_KEEP_THE_RULES.get(kind, lambda fields: fields)).map(kind.model_validate)
+
+
+def _one_of_both(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | ({"percent": None} if fields["devices"] else {"percent": fields["percent"] or 100.0})
+
+
+def _adds_up(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"size_bytes": min(sum(chunk.size_bytes for chunk in fields["chunks"]), MAX_RELEASE_BYTES)}
+
+
+_KEEP_THE_RULES = {WavePlan: _one_of_both, ReleaseTarget: _adds_up}
+"""Class -> what makes freely drawn fields keep a rule between them."""
 
 
 def _bounds(metadata: Sequence[Any]) -> dict[str, Any]:
@@ -63,6 +77,8 @@ def _patterned(pattern: str) -> st.SearchStrategy[str]:
 
 
 def _scalar(kind: Any, bounds: dict[str, Any]) -> st.SearchStrategy[Any]:
+    if kind is Any:
+        return st.one_of(st.none(), st.booleans(), st.integers(-LARGEST, LARGEST), st.text(_TEXT, max_size=12))
     if kind is type(None):
         return st.none()
     if kind is bool:

@@ -1,0 +1,1 @@
+"""What readers have labelled, as data sets."""

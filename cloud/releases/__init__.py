@@ -1,0 +1,1 @@
+"""Signed releases, the trust message, chunks to devices, what each device is to run."""

@@ -1,0 +1,1 @@
+"""The rollout controller, its routes and what it decided."""

@@ -1,0 +1,1 @@
+"""Model update on the device: trust, chunks, slots, trial, soak, rollback, over a passive core."""

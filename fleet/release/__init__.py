@@ -1,0 +1,1 @@
+"""Bundles to signed releases: chunks, keys, TUF documents. Never imported by the edge."""

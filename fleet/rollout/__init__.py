@@ -1,0 +1,1 @@
+"""Waves, gates, abort and rollback: pure rules; the controller that runs them is `cloud.rollouts`."""
