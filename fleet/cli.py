@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from fleet.client import CloudClient
-from fleet.client.errors import ClientError
+from fleet.connecting import DEFAULT_CLOUD, EXIT_BAD_INPUT, Cloud, Token, connected, err, out
 from fleet.contract.http import DeviceCreate
 from fleet.contract.messages import OpinionState
 from fleet.local.demo import DemoOptions, run_demo
 from fleet.local.errors import LocalError
 
 EXIT_NOT_PROVEN = 1
-EXIT_BAD_INPUT = 2
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,13 +28,6 @@ opinions = typer.Typer(no_args_is_help=True, help="Second opinions of the larger
 app.add_typer(local, name="local")
 app.add_typer(devices, name="devices")
 app.add_typer(opinions, name="opinions")
-
-Cloud = Annotated[str, typer.Option(envvar="AHS_FLEET_CLOUD", help="address of the cloud")]
-Token = Annotated[Path | None, typer.Option(help="file with your access token; else AHS_FLEET_TOKEN")]
-DEFAULT_CLOUD = "http://127.0.0.1:8080"
-
-out = Console()
-err = Console(stderr=True)
 
 
 @local.command()
@@ -85,7 +72,7 @@ def list_devices(cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> None
     table = Table()
     for column in ("device", "site", "state", "model", "fields", "uncertain", "withheld", "last seen"):
         table.add_column(column)
-    with _client(cloud, token_file) as client:
+    with connected(cloud, token_file) as client:
         cursor = None
         while True:
             page = client.list_devices(cursor=cursor)
@@ -103,7 +90,7 @@ def create_device(
     device: str, site: Annotated[str, typer.Option()], cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None
 ) -> None:
     """Registers a device and prints its token, this once. Put it into the file that the agent's configuration names."""
-    with _client(cloud, token_file) as client:
+    with connected(cloud, token_file) as client:
         made = client.create_device(DeviceCreate(device=device, site=site))
     err.print(f"{made.device} at {made.site}: this token holds until {made.expires_at.date()} and is not shown again")
     out.print(made.token, soft_wrap=True, highlight=False)
@@ -112,7 +99,7 @@ def create_device(
 @devices.command("revoke")
 def revoke_device(device: str, cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> None:
     """Takes a device's tokens away: for a stolen or replaced workstation."""
-    with _client(cloud, token_file) as client:
+    with connected(cloud, token_file) as client:
         client.revoke_device(device)
     out.print(f"{device}: its tokens are not accepted any more")
 
@@ -128,7 +115,7 @@ def list_opinions(
     table = Table()
     for column in ("id", "device", "capture", "state", "white cells", "agreement"):
         table.add_column(column)
-    with _client(cloud, token_file) as client:
+    with connected(cloud, token_file) as client:
         for row in client.list_opinions(state=state, device=device).items:
             agreement = "" if row.agreement_ratio is None else f"{row.agreement_ratio:.0%}"
             table.add_row(row.id, row.device, row.capture_id, row.state.value, str(row.white_cells), agreement)
@@ -138,24 +125,5 @@ def list_opinions(
 @opinions.command("show")
 def show_opinion(opinion: str, cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> None:
     """One second opinion as JSON, as the REST gives it."""
-    with _client(cloud, token_file) as client:
+    with connected(cloud, token_file) as client:
         out.print_json(client.get_opinion(opinion).model_dump_json(by_alias=True))
-
-
-@contextmanager
-def _client(cloud: str, token_file: Path | None) -> Iterator[CloudClient]:
-    """A client, its errors turned into a sentence and an exit code."""
-    try:
-        token = token_file.read_text().strip() if token_file else os.environ.get("AHS_FLEET_TOKEN")
-    except OSError as exc:
-        err.print(f"[bold red]{token_file}[/]: {exc.strerror}", highlight=False)
-        raise typer.Exit(EXIT_BAD_INPUT) from exc
-    if not token:
-        err.print("no access token: give --token-file, or set AHS_FLEET_TOKEN")
-        raise typer.Exit(EXIT_BAD_INPUT)
-    try:
-        with CloudClient(cloud, token) as client:
-            yield client
-    except (ClientError, ValueError) as exc:
-        err.print(f"[bold red]{cloud}[/]: {exc}", highlight=False)
-        raise typer.Exit(EXIT_BAD_INPUT) from exc
