@@ -38,7 +38,7 @@ def _blobs_with_golden(root: Path) -> Bundle:
     return write_blob_bundle(root / "packed", golden)
 
 
-@pytest.fixture(scope="module", params=["blobs", "edge", "second-opinion"])
+@pytest.fixture(scope="module", params=["blobs", "edge", pytest.param("second-opinion", marks=pytest.mark.slow)])
 def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny bundle, and each bundle that ships."""
     if request.param == "blobs":
