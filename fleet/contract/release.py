@@ -34,6 +34,9 @@ MAX_RELEASE_BYTES = 256 * 1024 * 1024
 
 MAX_CHUNKS = 20_000
 
+SIGNED_AT = "x-ahs-signed-at"
+"""Field of a signed TUF timestamp: when it was signed. From it a device knows that it is at least that late."""
+
 
 class ChunkRef(WireModel):
     """One chunk; `sha256` names it on the wire."""

@@ -29,6 +29,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "httpx": ("fleet/client/*", "fleet/local/*"),
     "iotcore": ("fleet/local/*",),
     "tuf": ("fleet/release/*", "edge_agent/update/*"),
+    "securesystemslib": ("fleet/release/*", "edge_agent/update/*"),
+    "cryptography": ("fleet/release/*",),
 }
 """Heavy library -> the only files that import it."""
 

@@ -1,0 +1,137 @@
+"""What new targets must keep before they are stored. The list on top is the code below."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from tuf.api.metadata import Metadata, TargetFile, Targets
+
+from fleet.contract.release import ReleaseTarget, Trust
+from fleet.release.chunks import cut
+from fleet.release.documents import DIGEST_ALGORITHM, check_size, read_document, release_of, trusted_root, verify
+from fleet.release.errors import BundleRefused, TargetsRefused, TrustInvalid
+from models.bundle import Bundle, BundleError, read_bundle
+
+CLOCK_SLACK = timedelta(minutes=10)
+"""How far the operator's clock may be ahead. Devices take `created_at` as a time that is over."""
+
+
+def check_new_targets(trust: Trust, new_targets_text: str, archive: bytes, now: datetime) -> ReleaseTarget:
+    """The one release that new targets add to those of `trust`, proven.
+
+    1. they are one TUF targets document, without delegations, and with it the trust message is not too large;
+    2. they are signed by the keys that the trusted root names for releases;
+    3. their version is the next one;
+    4. they are not expired;
+    5. nothing that was released is removed or changed;
+    6. exactly one release is added, and its description can be read and is about it;
+    7. its counter is the next one, and it was not made in the future;
+    8. length and SHA-256 are those of the archive;
+    9. the chunk list is the one that our own cutting gives;
+    10. the archive is a bundle, intact and safe, and the description names its digest, name, version and schema.
+
+    Args:
+        trust: stored, and trusted.
+        new_targets_text: as it was sent.
+        archive: the bundle as one zip.
+        now: of the one who checks.
+
+    Raises:
+        TargetsRefused: which check, and what to do.
+        TrustInvalid: `trust` itself cannot be read.
+    """
+    root = trusted_root(trust)
+    before = read_document(Targets, trust.targets).signed
+    after = _readable(trust, new_targets_text)  # 1
+    try:
+        verify(root, after)  # 2
+    except TrustInvalid as exc:
+        raise TargetsRefused(2, f"{exc}; sign with the release key of this fleet") from exc
+    if after.signed.version != before.version + 1:
+        raise TargetsRefused(
+            3, f"targets {before.version + 1} are next, not {after.signed.version}; get the trust again and sign again"
+        )
+    if after.signed.is_expired(now):
+        raise TargetsRefused(4, f"they expired on {after.signed.expires.isoformat()}; sign them again")
+    added = _added(before, after.signed)  # 5, 6
+    release = _described(added)  # 6
+    _check_counter(release, before, now)  # 7
+    if (added.length, added.hashes) != (len(archive), {DIGEST_ALGORITHM: hashlib.sha256(archive).hexdigest()}):
+        raise TargetsRefused(8, "the archive is not the one that was signed; send the archive of this release")
+    try:
+        chunks = tuple(cut(archive))
+    except BundleRefused as exc:
+        raise TargetsRefused(9, str(exc)) from exc
+    if chunks != release.chunks:
+        raise TargetsRefused(9, "the signed chunks are not those of the archive; release it with this version")
+    _check_bundle(release, archive)  # 10
+    return release
+
+
+def read_archive(archive: bytes) -> Bundle:
+    """A bundle from its archive's bytes, every file verified.
+
+    Raises:
+        BundleRefused: not intact, not safe, or of an unknown schema.
+    """
+    with tempfile.TemporaryDirectory(prefix="ahs-release-") as folder:
+        path = Path(folder) / "bundle.zip"
+        path.write_bytes(archive)
+        try:
+            return read_bundle(path)
+        except BundleError as exc:
+            raise BundleRefused(str(exc).removeprefix(f"{path}: ")) from exc
+
+
+def _readable(trust: Trust, text: str) -> Metadata[Targets]:
+    try:
+        document = read_document(Targets, text)
+        check_size(trust.model_copy(update={"targets": text}))
+    except TrustInvalid as exc:
+        raise TargetsRefused(1, str(exc)) from exc
+    if document.signed.delegations is not None:
+        raise TargetsRefused(1, "they delegate to others, which no device follows; sign plain targets")
+    return document
+
+
+def _added(before: Targets, after: Targets) -> TargetFile:
+    for path, target in before.targets.items():
+        if after.targets.get(path) != target:
+            raise TargetsRefused(5, f"{path} is removed or changed; get the trust again and sign again")
+    added = [target for path, target in after.targets.items() if path not in before.targets]
+    if len(added) != 1:
+        raise TargetsRefused(6, f"{len(added)} releases are added; add exactly one")
+    return added[0]
+
+
+def _described(target: TargetFile) -> ReleaseTarget:
+    try:
+        return release_of(target)
+    except TrustInvalid as exc:
+        raise TargetsRefused(6, str(exc)) from exc
+
+
+def _check_counter(release: ReleaseTarget, before: Targets, now: datetime) -> None:
+    highest = max((release_of(target).counter for target in before.targets.values()), default=0)
+    if release.counter != highest + 1:
+        raise TargetsRefused(7, f"the next counter is {highest + 1}, not {release.counter}; sign again with it")
+    if release.created_at > now + CLOCK_SLACK:
+        raise TargetsRefused(
+            7, f"it says it was made on {release.created_at.isoformat()}, which is to come; set the clock"
+        )
+
+
+def _check_bundle(release: ReleaseTarget, archive: bytes) -> None:
+    try:
+        bundle = read_archive(archive)
+    except BundleRefused as exc:
+        raise TargetsRefused(10, str(exc)) from exc
+    manifest = bundle.manifest
+    said = (release.digest, release.name, release.version, release.bundle_schema)
+    if said != (bundle.digest, manifest.name, manifest.version, manifest.schema_):
+        raise TargetsRefused(
+            10, f"the archive holds {manifest.name} {manifest.version} ({bundle.digest}), not this one"
+        )
