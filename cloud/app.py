@@ -13,12 +13,14 @@ from cloud import health, problems
 from cloud.assembly import assembled
 from cloud.auth import routes as auth_routes
 from cloud.config import Settings
+from cloud.dataset import routes as dataset_routes
 from cloud.devices import routes as device_routes
 from cloud.metrics import Metrics
 from cloud.opinions import routes as opinion_routes
 from cloud.opinions.analyser import Analyser
 from cloud.parts import Parts
 from cloud.request_limits import RequestLimits
+from cloud.review import routes as review_routes
 from cloud.web.pages import create_pages
 from fleet.contract.http import Problem
 
@@ -61,7 +63,7 @@ def create_app(
         app.state.parts = parts
     problems.install(app)
     app.add_middleware(RequestLimits, metrics=metrics)
-    for module in (opinion_routes, device_routes, health, auth_routes):
+    for module in (opinion_routes, device_routes, review_routes, dataset_routes, health, auth_routes):
         app.include_router(module.router)
     app.include_router(create_pages())
     _describe(app)

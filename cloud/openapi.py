@@ -63,6 +63,29 @@ OPINION: dict[str, Any] = {
     "review_reasons": ["cloud_several_types", "cloud_unidentified"],
 }
 
+LABELS: dict[str, Any] = {"labels": [{"cell": 0, "label": "monocyte"}], "done": True, "suggestion_shown": True}
+
+REVIEW: dict[str, Any] = {
+    "opinion": OPINION["id"],
+    "state": "reviewed",
+    "labels": [
+        {
+            "id": 41,
+            "opinion": OPINION["id"],
+            "cell": 0,
+            "bbox": CELL["bbox"],
+            "label": "monocyte",
+            "reader": "Dr. Weiss",
+            "labelled_at": "2026-01-31T13:10:41.000Z",
+            "suggested": "unidentified",
+            "suggested_by": _DIGEST,
+            "edge_label": "unidentified",
+            "edge_model": _DIGEST,
+            "suggestion_shown": True,
+        }
+    ],
+}
+
 DEVICE: dict[str, Any] = {"device": "bench-1", "site": "lab-a", "label": "Microscope at the window"}
 
 DEVICE_TOKEN: dict[str, Any] = {

@@ -12,6 +12,7 @@ from rich.table import Table
 from fleet.connecting import DEFAULT_CLOUD, EXIT_BAD_INPUT, Cloud, Token, connected, err, out
 from fleet.contract.http import DeviceCreate
 from fleet.contract.messages import OpinionState
+from fleet.labels_cli import app as labels
 from fleet.local.demo import DemoOptions, run_demo
 from fleet.local.errors import LocalError
 
@@ -28,6 +29,7 @@ opinions = typer.Typer(no_args_is_help=True, help="Second opinions of the larger
 app.add_typer(local, name="local")
 app.add_typer(devices, name="devices")
 app.add_typer(opinions, name="opinions")
+app.add_typer(labels, name="labels")
 
 
 @local.command()

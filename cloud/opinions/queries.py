@@ -10,8 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud.auth.principals import Principal
 from cloud.errors import NotFound, Unprocessable
+from cloud.review.rules import standing
+from cloud.review.stored import rows_of, words_of
 from cloud.storage.tables import ImageRow, OpinionCellRow, OpinionRow
-from fleet.contract.http import CellOpinion, OpinionContext, OpinionPage, OpinionSummary, SecondOpinion
+from fleet.contract.http import CellLabel, CellOpinion, OpinionContext, OpinionPage, OpinionSummary, SecondOpinion
 from fleet.contract.messages import OpinionState
 
 MAX_PAGE = 200
@@ -72,12 +74,12 @@ async def get_opinion(
     session: AsyncSession, principal: Principal, opinion_id: str, *, duplicate: bool = False
 ) -> SecondOpinion:
     """One opinion in full; NotFound (404) also for another site's or another device's."""
-    return await _full(session, await _row(session, principal, opinion_id), duplicate=duplicate)
+    return await _full(session, await get_row(session, principal, opinion_id), duplicate=duplicate)
 
 
 async def get_opinion_detail(session: AsyncSession, principal: Principal, opinion_id: str) -> OpinionDetail:
     """One opinion with the edge's context and the picture's size, for a page; NotFound (404) as above."""
-    row = await _row(session, principal, opinion_id)
+    row = await get_row(session, principal, opinion_id)
     image = await session.get(ImageRow, (row.site_id, row.image_sha256))
     return OpinionDetail(
         opinion=await _full(session, row),
@@ -107,8 +109,12 @@ def _opinions(principal: Principal) -> Select[OpinionRow]:
     return query.where(OpinionRow.device == principal.device) if principal.is_device else query
 
 
-async def _row(session: AsyncSession, principal: Principal, opinion_id: str) -> OpinionRow:
-    row = await session.scalar(_opinions(principal).where(OpinionRow.id == opinion_id))
+async def get_row(
+    session: AsyncSession, principal: Principal, opinion_id: str, *, to_change: bool = False
+) -> OpinionRow:
+    """The stored row; NotFound (404) as above. `to_change` holds others that want to change it until the commit."""
+    query = _opinions(principal).where(OpinionRow.id == opinion_id)
+    row = await session.scalar(query.with_for_update() if to_change else query)
     if row is None:
         raise NotFound(
             f"there is no second opinion {opinion_id!r} in this site",
@@ -118,10 +124,22 @@ async def _row(session: AsyncSession, principal: Principal, opinion_id: str) -> 
     return row
 
 
-async def _full(session: AsyncSession, row: OpinionRow, *, duplicate: bool = False) -> SecondOpinion:
-    cells = await session.scalars(
-        select(OpinionCellRow).where(OpinionCellRow.opinion_id == row.id).order_by(OpinionCellRow.position)
+async def cells_of(session: AsyncSession, opinion_id: str) -> list[CellOpinion]:
+    """Both words on each white cell, in their order. Whoever calls has looked the opinion up under the asker's site."""
+    rows = await session.scalars(
+        select(OpinionCellRow).where(OpinionCellRow.opinion_id == opinion_id).order_by(OpinionCellRow.position)
     )
+    return [CellOpinion.model_validate({"edge": c.edge, "cloud": c.cloud, "agree": c.agree}) for c in rows]
+
+
+async def _full(session: AsyncSession, row: OpinionRow, *, duplicate: bool = False) -> SecondOpinion:
+    cells = await cells_of(session, row.id)
+    missed: list[CellLabel] = []
+    if row.state == OpinionState.REVIEWED:
+        words = standing(words_of(await rows_of(session, row.id)))
+        said = {word.cell: word.label for word in words if word.cell is not None}
+        cells = [cell.model_copy(update={"reader": said.get(place)}) for place, cell in enumerate(cells)]
+        missed = [CellLabel(bbox=word.bbox, label=word.label) for word in words if word.cell is None]
     return SecondOpinion.model_validate(
         {
             "id": row.id,
@@ -136,10 +154,11 @@ async def _full(session: AsyncSession, row: OpinionRow, *, duplicate: bool = Fal
             "model": {"name": row.model_name, "version": row.model_version, "digest": row.model_digest},
             "latency_ms": row.latency_ms,
             "detections": row.detections,
-            "cells": [CellOpinion.model_validate({"edge": c.edge, "cloud": c.cloud, "agree": c.agree}) for c in cells],
+            "cells": cells,
             "agreement_ratio": row.agreement_ratio,
             "needs_review": row.needs_review,
             "review_reasons": row.review_reasons,
+            "missed": missed,
         }
     )
 

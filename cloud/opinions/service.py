@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -23,25 +23,20 @@ from cloud.metrics import Metrics
 from cloud.opinions import queries
 from cloud.opinions.admission import Admission
 from cloud.opinions.analyser import Analyser
+from cloud.opinions.announcing import announce
 from cloud.opinions.rules import Verdict, judge, label_of, labels, to_wire
 from cloud.storage.engine_sqlalchemy import Storage
 from cloud.storage.images_fsspec import ImageStore
-from cloud.storage.tables import ImageRow, OpinionCellRow, OpinionRow, OutboxRow
+from cloud.storage.tables import ImageRow, OpinionCellRow, OpinionRow
 from cloud.storage.upserts import insert_new
-from fleet.contract import topics
 from fleet.contract.base import CaptureId
 from fleet.contract.cells import DetectionWire, ModelRef
-from fleet.contract.codec import encode
 from fleet.contract.http import OpinionContext, SecondOpinion
-from fleet.contract.messages import OpinionReady
 from models.runtime import decode_image
 from models.runtime.errors import ImageError, ModelRuntimeError
 from models.runtime.image_header import read_header
 
 log = structlog.get_logger()
-
-TOLD_FOR = timedelta(days=7)
-"""How long a message about an opinion is worth sending; later the device asks by HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,23 +245,17 @@ class OpinionService:
                     agree=cell.agree,
                 )
             )
-        message = OpinionReady(
-            opinion=opinion_id,
+        announce(
+            session,
+            principal,
+            site=context.site,
+            device=context.device,
+            opinion_id=opinion_id,
             capture_id=context.capture_id,
             state=computed.verdict.state,
             source=computed.model.digest,
             labels=labels(computed.detections),
-            not_after=now + TOLD_FOR,
-        )
-        session.add(
-            OutboxRow(
-                site_id=context.site,
-                topic=topics.down(context.device, "opinion", opinion_id),
-                payload=encode(message),
-                not_after=message.not_after,
-                created_at=now,
-                created_by=principal.id,
-            )
+            now=now,
         )
         after = {
             "state": computed.verdict.state.value,

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from fleet.client.cloud import CloudClient
-from fleet.client.errors import ClientError, LinkDown, Rejected
+from fleet.client.errors import ClientError, Damaged, LinkDown, Rejected
 
-__all__ = ["ClientError", "CloudClient", "LinkDown", "Rejected"]
+__all__ = ["ClientError", "CloudClient", "Damaged", "LinkDown", "Rejected"]

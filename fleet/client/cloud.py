@@ -20,6 +20,7 @@ from fleet.client.errors import LinkDown, Rejected
 from fleet.client.retry_after import parse_retry_after_s
 from fleet.contract.base import utc_now_text
 from fleet.contract.codec import WireError, decode, encode
+from fleet.contract.dataset import MAX_DATASET_BYTES, DatasetExport
 from fleet.contract.http import (
     MAX_CONTEXT_BYTES,
     MAX_IMAGE_BYTES,
@@ -29,9 +30,11 @@ from fleet.contract.http import (
     DeviceToken,
     FieldPage,
     Health,
+    LabelsCreate,
     OpinionContext,
     OpinionPage,
     Problem,
+    ReviewLabels,
     SecondOpinion,
 )
 from fleet.contract.messages import OpinionState
@@ -41,6 +44,8 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 _NOBODY_DECIDED = frozenset({407, 408, 421, 425, 429})
 """4xx that ask for another try, or that come from something in between."""
+
+_JSON = {"content-type": "application/json"}
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -142,10 +147,42 @@ class CloudClient:
         }
         return self._ask(OpinionPage, "GET", "/v1/second-opinions", params=_given(query))
 
+    def add_labels(self, opinion_id: str, labels: LabelsCreate) -> ReviewLabels:
+        """Labels white cells; with `done` ends the reading. The same again adds nothing."""
+        path = f"/v1/reviews/{_segment(opinion_id)}/labels"
+        return self._ask(ReviewLabels, "POST", path, content=encode(labels), headers=_JSON)
+
+    def get_labels(self, opinion_id: str) -> ReviewLabels:
+        """The label that counts for each cell of an opinion."""
+        return self._ask(ReviewLabels, "GET", f"/v1/reviews/{_segment(opinion_id)}/labels")
+
+    def export_dataset(
+        self,
+        *,
+        since: datetime | None = None,
+        device: str | None = None,
+        reader: str | None = None,
+        partial: bool = False,
+    ) -> DatasetExport:
+        """Labelled images of this token's site as COCO, without the pictures (`datasets.download_dataset` has them).
+
+        Args:
+            since: labelled at or after.
+            device, reader: only of these.
+            partial: also of images that are not read to their end.
+        """
+        query = {
+            "since": utc_now_text(since) if since else None,
+            "device": device,
+            "reader": reader,
+            "partial": "true" if partial else None,
+        }
+        path = "/v1/datasets/export"
+        return self._ask(DatasetExport, "GET", path, limit_bytes=MAX_DATASET_BYTES, params=_given(query))
+
     def create_device(self, device: DeviceCreate) -> DeviceToken:
         """Registers a device; its token is in this answer and never again."""
-        headers = {"content-type": "application/json"}
-        return self._ask(DeviceToken, "POST", "/v1/devices", content=encode(device), headers=headers)
+        return self._ask(DeviceToken, "POST", "/v1/devices", content=encode(device), headers=_JSON)
 
     def list_devices(self, *, cursor: str | None = None, limit: int | None = None) -> DevicePage:
         """A page of the devices of this token's site."""
@@ -168,10 +205,10 @@ class CloudClient:
         """Whether the cloud lives; LinkDown when it does not."""
         return self._ask(Health, "GET", "/healthz")
 
-    def _ask(self, kind: type[M], method: str, path: str, **parts: Any) -> M:
-        data = self._request(method, path, **parts)
+    def _ask(self, kind: type[M], method: str, path: str, *, limit_bytes: int = MAX_ANSWER_BYTES, **parts: Any) -> M:
+        data = self._request(method, path, limit_bytes=limit_bytes, **parts)
         try:
-            return decode(kind, data, limit_bytes=MAX_ANSWER_BYTES)
+            return decode(kind, data, limit_bytes=limit_bytes)
         except WireError as exc:
             # A 2xx that is not ours is a portal's page or a newer cloud: nothing was promised, nothing is given up.
             raise LinkDown(f"{method} {path}: the answer is not a {kind.__name__} ({exc.detail})") from exc

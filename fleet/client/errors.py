@@ -2,7 +2,8 @@
 
 ClientError
 ├── LinkDown    nobody decided anything: try again later (after `retry_after_s` when it is known)
-└── Rejected    the cloud refused, and said so in a problem document: do not send the same again
+├── Rejected    the cloud refused, and said so in a problem document: do not send the same again
+└── Damaged     what came is not what was named: it is not used, and the operator of the cloud has to look
 """
 
 from __future__ import annotations
@@ -44,3 +45,7 @@ class Rejected(ClientError):
     def code(self) -> str:
         """Stable machine-readable code, empty when the cloud gave none."""
         return self.problem.code
+
+
+class Damaged(ClientError):
+    """Bytes that are not those of their hash, or a name that no file may have."""

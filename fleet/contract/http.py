@@ -51,6 +51,19 @@ class CellOpinion(WireModel):
     edge: DetectionWire | None
     cloud: DetectionWire | None
     agree: bool
+    reader: str | None = Field(None, description="a person's label, once the opinion is `reviewed`")
+
+
+class CellLabel(WireModel):
+    """A reader's word on one white cell of a second opinion."""
+
+    cell: Count | None = Field(None, description="place in SecondOpinion.cells; null for a cell both models missed")
+    bbox: BBox | None = Field(None, description="of a missed cell; not read where `cell` is given")
+    label: str = Field(
+        min_length=1,
+        max_length=40,
+        description="a white-cell type, `not_classed` or `artefact`; `withdrawn` takes one's last word back",
+    )
 
 
 class SecondOpinion(WireModel):
@@ -74,6 +87,7 @@ class SecondOpinion(WireModel):
     )
     needs_review: bool
     review_reasons: tuple[str, ...] = ()
+    missed: tuple[CellLabel, ...] = Field((), description="cells that a person added, once it is `reviewed`")
 
 
 class OpinionSummary(WireModel):
@@ -157,14 +171,6 @@ class FieldPage(WireModel):
 
     items: tuple[FieldRow, ...]
     next_cursor: str | None = None
-
-
-class CellLabel(WireModel):
-    """A reader's word on one white cell of a second opinion."""
-
-    cell: Count | None = Field(None, description="place in SecondOpinion.cells; null for a cell both models missed")
-    bbox: BBox | None = Field(None, description="of a missed cell")
-    label: str = Field(min_length=1, max_length=40, description="a white-cell type, `not_classed` or `artefact`")
 
 
 class LabelsCreate(WireModel):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from fleet.contract import base, cells, http, messages, release
+from fleet.contract import base, cells, dataset, http, messages, release
 from fleet.contract.codec import encode
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
@@ -190,6 +190,52 @@ def _messages() -> list[BaseModel]:
     ]
 
 
+def _dataset() -> dataset.DatasetExport:
+    image = dataset.DatasetImage(
+        id=1,
+        file_name="opinion-1.jpg",
+        width=1280,
+        height=960,
+        sha256=SHA256,
+        image_url="/v1/second-opinions/opinion-1/image",
+        opinion="opinion-1",
+        capture_id=CAPTURE,
+        device="bench-1",
+        captured_at=NOW,
+        complete=True,
+        um_per_px=0.083,
+        rbc_diameter_px=81.5,
+    )
+    attributes = dataset.DatasetAttributes(
+        cell_type="monocyte",
+        reader="Dr. Weiss",
+        labelled_at=LATER,
+        missed=False,
+        suggested="unidentified",
+        suggested_by=DIGEST,
+        edge_label="lymphocyte",
+        edge_model=DIGEST,
+        suggestion_shown=True,
+    )
+    annotation = dataset.DatasetAnnotation(
+        id=41, image_id=1, category_id=2, bbox=(1.0, 2.0, 3.0, 4.0), area=12.0, iscrowd=0, attributes=attributes
+    )
+    info = dataset.DatasetInfo(
+        schema_=dataset.DATASET_SCHEMA,
+        description="White cells labelled by persons. Research use only.",
+        site="site-a",
+        filters=dataset.DatasetFilters(since=NOW, device="bench-1", reader="Dr. Weiss", partial=True),
+        labels={"monocyte": 1},
+        manifest_sha256=SHA256,
+    )
+    return dataset.DatasetExport(
+        info=info,
+        categories=(dataset.DatasetCategory(id=2, name="WBC"),),
+        images=(image,),
+        annotations=(annotation,),
+    )
+
+
 def _http() -> list[BaseModel]:
     opinion = http.SecondOpinion(
         id="opinion-1",
@@ -204,10 +250,11 @@ def _http() -> list[BaseModel]:
         model=MODEL,
         latency_ms=310.5,
         detections=(WHITE_CELL, RED_CELL),
-        cells=(http.CellOpinion(edge=WHITE_CELL, cloud=WHITE_CELL, agree=True),),
+        cells=(http.CellOpinion(edge=WHITE_CELL, cloud=WHITE_CELL, agree=True, reader="neutrophil"),),
         agreement_ratio=1.0,
         needs_review=False,
         review_reasons=(),
+        missed=(http.CellLabel(cell=None, bbox=(9.0, 8.0, 7.0, 6.0), label="basophil"),),
     )
     row = http.OpinionSummary(
         id="opinion-1",
@@ -362,6 +409,7 @@ def _releases() -> list[BaseModel]:
             suggestion_shown=False,
         ),
         http.ReviewLabels(opinion="opinion-1", state=messages.OpinionState.REVIEWED, labels=(label,)),
+        _dataset(),
         http.ReleasePage(items=(summary,)),
         http.ReleaseDetail(summary=summary, target=target, evidence={"schema": "ahs.evidence/1"}),
         http.RolloutCreate(
@@ -390,7 +438,7 @@ def wire_classes() -> set[type[BaseModel]]:
     """Every class of the wire, also those that only travel inside another."""
     return {
         item
-        for module in (base, cells, messages, release, http)
+        for module in (base, cells, messages, release, http, dataset)
         for item in vars(module).values()
         if inspect.isclass(item) and issubclass(item, base.WireModel) and item is not base.WireModel
     }

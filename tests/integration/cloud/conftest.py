@@ -54,6 +54,11 @@ def white_cell(label: str, box: tuple[float, float, float, float] = BOX, *, in_d
     return Detection(box, CellClass.WBC, 0.9, True, kind)
 
 
+def red_cell(box: tuple[float, float, float, float]) -> Detection:
+    """A red cell as the pipeline gives it."""
+    return Detection(box, CellClass.RBC, 0.9, True, None)
+
+
 @dataclass
 class StagedAnalyser:
     """A larger model that says what it is told to, and can be held until it is let go."""
@@ -274,6 +279,7 @@ def tools() -> Any:
         jpeg=jpeg,
         running=running,
         white_cell=white_cell,
+        red_cell=red_cell,
         StagedAnalyser=StagedAnalyser,
         free_port=free_port,
         eventually=eventually,

@@ -19,6 +19,7 @@ import pytest
 from fleet.client import ClientError, CloudClient, LinkDown, Rejected
 from fleet.contract.cells import Decision, ModelRef
 from fleet.contract.codec import decode, encode
+from fleet.contract.dataset import DatasetExport, DatasetFilters, DatasetInfo
 from fleet.contract.http import (
     MAX_IMAGE_BYTES,
     DeviceCreate,
@@ -27,9 +28,11 @@ from fleet.contract.http import (
     DeviceToken,
     FieldPage,
     Health,
+    LabelsCreate,
     OpinionContext,
     OpinionPage,
     Problem,
+    ReviewLabels,
     SecondOpinion,
 )
 from fleet.contract.messages import OpinionState, Presence
@@ -37,6 +40,12 @@ from fleet.contract.messages import OpinionState, Presence
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64
 IMAGE = b"\xff\xd8 a field \xff\xd9"
+EXPORT = DatasetExport(
+    info=DatasetInfo(site="site-a", filters=DatasetFilters(), labels={}, manifest_sha256="c" * 64),
+    categories=(),
+    images=(),
+    annotations=(),
+)
 
 
 @dataclass
@@ -163,6 +172,7 @@ def test_a_second_opinion_is_asked_for_with_the_picture_its_context_and_the_toke
 def test_every_other_route_is_asked_for_by_its_own_path(cloud: Cloud, client: CloudClient) -> None:
     device = DeviceSummary(device="bench-1", site="site-a", presence=Presence.ONLINE)
     token = DeviceToken(device="bench-1", site="site-a", token="t0", expires_at=NOW)
+    review = ReviewLabels(opinion="op-00000001", state=OpinionState.REVIEWED, labels=())
     health = Health(status="ok", parts={"database": "ok"}, version="0.1.0")
     steps: list[tuple[Callable[[], object], object, str]] = [
         (lambda: client.get_opinion("op-00000001"), opinion(), "GET /v1/second-opinions/op-00000001"),
@@ -183,6 +193,18 @@ def test_every_other_route_is_asked_for_by_its_own_path(cloud: Cloud, client: Cl
             lambda: client.list_fields("bench-1", cursor="c"),
             FieldPage(items=()),
             "GET /v1/devices/bench-1/fields?cursor=c",
+        ),
+        (
+            lambda: client.add_labels("op-00000001", LabelsCreate(done=True)),
+            review,
+            "POST /v1/reviews/op-00000001/labels",
+        ),
+        (lambda: client.get_labels("op-00000001"), review, "GET /v1/reviews/op-00000001/labels"),
+        (lambda: client.export_dataset(), EXPORT, "GET /v1/datasets/export"),
+        (
+            lambda: client.export_dataset(since=NOW, device="bench-1", reader="Dr. W", partial=True),
+            EXPORT,
+            "GET /v1/datasets/export?since=2026-01-31T12%3A00%3A00.000Z&device=bench-1&reader=Dr.+W&partial=true",
         ),
         (client.health, health, "GET /healthz"),
     ]
