@@ -34,10 +34,13 @@ from fleet.contract.http import (
     OpinionContext,
     OpinionPage,
     Problem,
+    ReleaseDetail,
+    ReleasePage,
     ReviewLabels,
     SecondOpinion,
 )
 from fleet.contract.messages import OpinionState
+from fleet.contract.release import MAX_RELEASE_BYTES, Trust
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """Largest JSON answer that is read."""
@@ -200,6 +203,45 @@ class CloudClient:
     def revoke_device(self, device: str) -> None:
         """Ends a device's token."""
         self._request("POST", f"/v1/devices/{_segment(device)}/revoke")
+
+    def get_trust(self) -> Trust:
+        """The signed trust documents as devices get them; Rejected (404) when the cloud has been given none."""
+        return self._ask(Trust, "GET", "/v1/trust")
+
+    def put_trust(self, trust: Trust) -> Trust:
+        """Gives the cloud its first trust documents. The same once more changes nothing, another is refused."""
+        headers = {"content-type": "application/json"}
+        return self._ask(Trust, "POST", "/v1/trust", content=encode(trust), headers=headers)
+
+    def create_release(self, targets: str, archive: bytes, evidence: bytes | None = None) -> ReleaseDetail:
+        """Gives a signed release. Devices are told nothing yet: that is a rollout.
+
+        Args:
+            targets: the signed targets document that adds it.
+            archive: the bundle as one zip.
+            evidence: the evaluation that its description names, as it was signed.
+
+        Raises:
+            LinkDown: not answered; look at the list before another try.
+            Rejected: a check failed; `code` says which.
+        """
+        if len(archive) > MAX_RELEASE_BYTES:
+            raise Rejected(_local_problem(413, "too_large", f"archive {len(archive)} bytes"))
+        files: dict[str, tuple[str | None, bytes, str]] = {
+            "targets": (None, targets.encode(), "application/json"),
+            "archive": ("bundle.zip", archive, "application/zip"),
+        }
+        if evidence is not None:
+            files["evidence"] = ("evidence.json", evidence, "application/json")
+        return self._ask(ReleaseDetail, "POST", "/v1/releases", files=files)
+
+    def list_releases(self) -> ReleasePage:
+        """All releases, newest first."""
+        return self._ask(ReleasePage, "GET", "/v1/releases")
+
+    def get_release(self, counter: int) -> ReleaseDetail:
+        """One release with its signed description and its evidence."""
+        return self._ask(ReleaseDetail, "GET", f"/v1/releases/{counter}")
 
     def health(self) -> Health:
         """Whether the cloud lives; LinkDown when it does not."""

@@ -32,10 +32,14 @@ from fleet.contract.http import (
     OpinionContext,
     OpinionPage,
     Problem,
+    ReleaseDetail,
+    ReleasePage,
+    ReleaseSummary,
     ReviewLabels,
     SecondOpinion,
 )
 from fleet.contract.messages import OpinionState, Presence
+from fleet.contract.release import MAX_RELEASE_BYTES, ChunkRef, ReleaseTarget, Trust
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64
@@ -212,6 +216,75 @@ def test_every_other_route_is_asked_for_by_its_own_path(cloud: Cloud, client: Cl
         cloud.body = encode(answer)  # type: ignore[arg-type]
         assert call() == answer
         assert f"{cloud.asked[-1].method} {cloud.asked[-1].path}" == line
+
+
+def release() -> ReleaseDetail:
+    target = ReleaseTarget(
+        digest=DIGEST,
+        name="edge",
+        version="1.1.0",
+        counter=2,
+        bundle_schema="ahs.bundle/1",
+        size_bytes=4,
+        chunks=(ChunkRef(sha256="c" * 64, size_bytes=4),),
+        created_at=NOW,
+        checked=True,
+    )
+    summary = ReleaseSummary(
+        digest=DIGEST,
+        counter=2,
+        name="edge",
+        version="1.1.0",
+        size_bytes=4,
+        created_at=NOW,
+        created_by="op",
+        checked=True,
+        evidence_accepted=None,
+    )
+    return ReleaseDetail(summary=summary, target=target)
+
+
+def test_releases_and_trust_are_asked_for_by_their_own_paths(cloud: Cloud, client: CloudClient) -> None:
+    trust = Trust(roots=("{}",), timestamp="{}", snapshot="{}", targets="{}")
+    page = ReleasePage(items=(release().summary,))
+    steps: list[tuple[Callable[[], object], object, str]] = [
+        (client.get_trust, trust, "GET /v1/trust"),
+        (lambda: client.put_trust(trust), trust, "POST /v1/trust"),
+        (client.list_releases, page, "GET /v1/releases"),
+        (lambda: client.get_release(2), release(), "GET /v1/releases/2"),
+    ]
+    for call, answer, line in steps:
+        cloud.body = encode(answer)  # type: ignore[arg-type]
+        assert call() == answer
+        assert f"{cloud.asked[-1].method} {cloud.asked[-1].path}" == line
+        if line == "POST /v1/trust":
+            assert decode(Trust, cloud.asked[-1].body) == trust
+
+
+@pytest.mark.parametrize("evidence", [None, b'{"schema": "ahs.evidence/1"}\n'])
+def test_a_release_is_sent_with_its_targets_archive_and_evidence_byte_for_byte(
+    cloud: Cloud, client: CloudClient, evidence: bytes | None
+) -> None:
+    cloud.status, cloud.body = 201, encode(release())
+    assert client.create_release('{"signed": "ä"}', b"PK\x03\x04", evidence) == release()
+    (asked,) = cloud.asked
+    assert (asked.method, asked.path) == ("POST", "/v1/releases")
+    head = f"content-type: {asked.headers['content-type']}\r\n\r\n".encode()
+    parts = BytesParser().parsebytes(head + asked.body).get_payload()
+    assert isinstance(parts, list)
+    sent = {}
+    for part in parts:
+        assert isinstance(part, Message)
+        sent[part.get_param("name", header="content-disposition")] = part.get_payload(decode=True)
+    expected = {"targets": '{"signed": "ä"}'.encode(), "archive": b"PK\x03\x04"}
+    assert sent == (expected if evidence is None else {**expected, "evidence": evidence})
+
+
+def test_an_archive_larger_than_any_release_is_not_sent(cloud: Cloud, client: CloudClient) -> None:
+    with pytest.raises(Rejected) as caught:
+        client.create_release("{}", bytes(MAX_RELEASE_BYTES + 1))
+    assert caught.value.code == "too_large"
+    assert cloud.asked == []
 
 
 def test_a_device_is_revoked_and_an_image_fetched(cloud: Cloud, client: CloudClient) -> None:
