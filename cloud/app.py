@@ -19,6 +19,7 @@ from cloud.metrics import Metrics
 from cloud.opinions import routes as opinion_routes
 from cloud.opinions.analyser import Analyser
 from cloud.parts import Parts
+from cloud.releases import routes as release_routes
 from cloud.request_limits import RequestLimits
 from cloud.review import routes as review_routes
 from cloud.web.pages import create_pages
@@ -63,7 +64,7 @@ def create_app(
         app.state.parts = parts
     problems.install(app)
     app.add_middleware(RequestLimits, metrics=metrics)
-    for module in (opinion_routes, device_routes, review_routes, dataset_routes, health, auth_routes):
+    for module in (opinion_routes, device_routes, review_routes, dataset_routes, release_routes, health, auth_routes):
         app.include_router(module.router)
     app.include_router(create_pages())
     _describe(app)

@@ -24,6 +24,8 @@ from cloud.opinions.analyser import Analyser
 from cloud.opinions.analyser_pipeline import PipelineAnalyser, bundle_path
 from cloud.opinions.service import OpinionService
 from cloud.parts import Parts
+from cloud.releases.service import ReleaseService
+from cloud.releases.signing import OnlineKey, load_online_key
 from cloud.storage.engine_sqlalchemy import Storage
 from cloud.storage.images_fsspec import ImageStore
 from cloud.storage.migrating import migrate, require_current
@@ -50,6 +52,7 @@ async def assembled(
     metrics = metrics or Metrics()
     await asyncio.to_thread(_prepare_tables, settings)
     images = ImageStore(settings.images_url)
+    key = load_online_key(settings.releases)
     if web and analyser is None:
         analyser = await asyncio.to_thread(_load_analyser, settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -69,12 +72,21 @@ async def assembled(
             cookies=CookieSigner(_session_secret(settings), lifetime_s=settings.http.session_lifetime_s),
             devices=DeviceRegistry(tokens, token_lifetime=timedelta(days=settings.device_token_days)),
             opinions=opinions,
+            releases=ReleaseService(storage=storage, images=images, key=key),
             metrics=metrics,
-            worker=Worker(settings=settings, storage=storage, metrics=metrics) if worker else None,
+            worker=Worker(settings=settings, storage=storage, metrics=metrics, images=images, key=key)
+            if worker
+            else None,
             serves_web=web,
         )
         stack.push_async_callback(_ended, _started(parts))
         yield parts
+
+
+def _worker(
+    settings: Settings, storage: Storage, images: ImageStore, key: OnlineKey | None, metrics: Metrics
+) -> Worker:
+    return Worker(settings=settings, storage=storage, metrics=metrics, images=images, key=key)
 
 
 def _started(parts: Parts) -> list[asyncio.Task[None]]:

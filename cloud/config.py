@@ -118,6 +118,25 @@ class OpinionSettings(Part):
     self_test: bool = Field(True, description="prove the bundle on its golden inputs before the first answer")
 
 
+class ReleaseSettings(Part):
+    """Signed models: their trust documents, and how they travel to devices."""
+
+    online_key_file: Path | None = Field(
+        None, description="online.key of `ahs-fleet keys init`; without it nothing is released and nothing re-signed"
+    )
+    snapshot_days: int = Field(7, ge=1, le=365, description="life of the snapshot document; renewed at half of it")
+    timestamp_hours: int = Field(24, ge=1, le=24 * 30, description="life of the timestamp document, hours; likewise")
+    collect_s: float = Field(1.0, ge=0, le=60, description="how long devices' wants are collected, seconds")
+    bytes_per_s: int = Field(2_000_000, ge=64 * 1024, description="pace of the chunks, for all devices together")
+    repeat_s: float = Field(
+        2.0, ge=0, le=60, description="a chunk published so short a time before is not published for another want"
+    )
+    chunk_expiry_s: int = Field(15, ge=1, le=600, description="how long the broker may hold a chunk back, seconds")
+    republish_s: float = Field(
+        900.0, ge=1, le=86400, description="how often trust and desired states are published whether asked or not"
+    )
+
+
 class WorkerSettings(Part):
     """Ingest, the outbox and the exporter."""
 
@@ -150,6 +169,7 @@ class Settings(BaseSettings):
     images: ImageSettings = ImageSettings()
     broker: BrokerSettings = BrokerSettings()
     opinions: OpinionSettings = OpinionSettings()
+    releases: ReleaseSettings = ReleaseSettings()
     worker: WorkerSettings = WorkerSettings()
     log: LogSettings = LogSettings()
     device_token_days: int = Field(365, ge=1, le=3650, description="life of a device's token, days")

@@ -6,7 +6,7 @@ leads, so that adding replicas does not multiply them. No label comes from a dev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -55,6 +55,31 @@ class Metrics:
         self.outbox_published = Counter(
             "ahs_cloud_outbox_messages", "Messages towards devices", ["outcome"], registry=put
         )
+        self.release_messages = Counter(
+            "ahs_cloud_release_messages", "Retained messages published: trust, desired", ["kind"], registry=put
+        )
+        self.chunks = Counter(
+            "ahs_cloud_release_chunks",
+            "Chunks of releases by outcome: published, or unreadable in the image store",
+            ["outcome"],
+            registry=put,
+        )
+        self.chunk_bytes = Counter("ahs_cloud_release_chunk_bytes", "Bytes of chunks published", registry=put)
+        self.chunks_asked = Counter(
+            "ahs_cloud_release_chunks_asked",
+            "Chunks that served devices had asked for: known, or of no release",
+            ["kind"],
+            registry=put,
+        )
+        self.wants = Counter(
+            "ahs_cloud_release_wants",
+            "Devices' wants served: alone, merged with another device's, or unknown",
+            ["outcome"],
+            registry=put,
+        )
+        self.signings = Counter(
+            "ahs_cloud_trust_signings", "Snapshot and timestamp signed again, or not", ["outcome"], registry=put
+        )
         self.broker_connected = Gauge("ahs_cloud_broker_connected", "1 while the broker answers", registry=put)
         self.leader = Gauge("ahs_cloud_worker_leader", "1 while this worker holds the lease", registry=put)
         self.restarts = Counter(
@@ -82,6 +107,9 @@ class FleetFigures:
     ingest_lag_s: float = 0.0
     images: int = 0
     image_bytes: int = 0
+    trust_left_s: dict[str, float] = field(default_factory=dict)
+    desired_waiting: int = 0
+    want_age_s: float = 0.0
     read_at_s: float = 0.0
 
 
@@ -111,10 +139,23 @@ class FleetCollector(Collector):
         )
         yield GaugeMetricFamily("ahs_fleet_images", "Images kept", figures.images)
         yield GaugeMetricFamily("ahs_fleet_image_bytes", "Bytes of the images kept", figures.image_bytes)
+        yield _gauge(
+            "ahs_fleet_trust_expiry_seconds", "Until a trust document expires, by role", "role", figures.trust_left_s
+        )
+        yield GaugeMetricFamily(
+            "ahs_fleet_desired_waiting",
+            "Devices whose desired state is not yet published",
+            figures.desired_waiting,
+        )
+        yield GaugeMetricFamily(
+            "ahs_fleet_chunk_want_age_seconds",
+            "Longest wait of a device for chunks",
+            figures.want_age_s,
+        )
         yield GaugeMetricFamily("ahs_fleet_read_timestamp_seconds", "When these were read", figures.read_at_s)
 
 
-def _gauge(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=[label])
     for key, value in sorted(values.items()):
         family.add_metric([key], value)

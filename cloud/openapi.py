@@ -95,6 +95,43 @@ DEVICE_TOKEN: dict[str, Any] = {
     "expires_at": "2027-01-31T12:00:00.000Z",
 }
 
+TRUST: dict[str, Any] = {
+    "schema_version": 1,
+    "roots": ['{"signatures":[...],"signed":{"_type":"root","version":1,...}}'],
+    "timestamp": '{"signatures":[...],"signed":{"_type":"timestamp","version":42,...}}',
+    "snapshot": '{"signatures":[...],"signed":{"_type":"snapshot","version":9,...}}',
+    "targets": '{"signatures":[...],"signed":{"_type":"targets","version":3,...}}',
+}
+
+RELEASE: dict[str, Any] = {
+    "summary": {
+        "digest": _DIGEST,
+        "counter": 2,
+        "name": "edge",
+        "version": "1.0.1",
+        "size_bytes": 61440,
+        "created_at": "2026-01-31T12:00:00.000Z",
+        "created_by": "Ada",
+        "checked": True,
+        "evidence_accepted": True,
+        "devices_running": 0,
+    },
+    "target": {
+        "schema": "ahs.release/1",
+        "digest": _DIGEST,
+        "name": "edge",
+        "version": "1.0.1",
+        "counter": 2,
+        "bundle_schema": "ahs.bundle/1",
+        "size_bytes": 61440,
+        "chunks": [{"sha256": _IMAGE, "size_bytes": 61440}],
+        "created_at": "2026-01-31T11:58:00.000Z",
+        "checked": True,
+        "evidence": {"sha256": _IMAGE, "champion": _DIGEST, "frozen_set": _IMAGE, "accepted": True},
+    },
+    "evidence": {"schema": "ahs.evidence/1", "candidate": _DIGEST, "accepted": True, "reasons": [], "figures": {}},
+}
+
 _PROBLEMS: dict[int, tuple[str, str, str]] = {
     401: ("Not signed in", "token_expired", "the access token expired at 2026-01-31T12:00:00+00:00"),
     403: ("Not allowed", "role_not_allowed", "the role viewer may not do this (manage_devices)"),

@@ -10,6 +10,7 @@ from cloud.config import Settings
 from cloud.devices.registry import DeviceRegistry
 from cloud.metrics import Metrics
 from cloud.opinions.service import OpinionService
+from cloud.releases.service import ReleaseService
 from cloud.storage.engine_sqlalchemy import Storage
 from cloud.storage.images_fsspec import ImageStore
 from cloud.worker import Worker
@@ -31,6 +32,7 @@ class Parts:
     cookies: CookieSigner
     devices: DeviceRegistry
     opinions: OpinionService
+    releases: ReleaseService
     metrics: Metrics
     worker: Worker | None = None
     serves_web: bool = True

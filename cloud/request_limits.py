@@ -11,12 +11,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud.metrics import Metrics
 from fleet.contract.http import MAX_CONTEXT_BYTES, MAX_IMAGE_BYTES, PROBLEM_TYPE, Problem
+from fleet.contract.release import MAX_RELEASE_BYTES, MAX_TRUST_BYTES
+from fleet.release.evidence import MAX_EVIDENCE_BYTES
 
 MAX_UPLOAD_BYTES = MAX_IMAGE_BYTES + MAX_CONTEXT_BYTES + 64 * 1024
 MAX_BODY_BYTES = 64 * 1024
 """Of everything but an upload."""
 
-UPLOAD_PATH = "/v1/second-opinions"
+LIMITS = {
+    "/v1/second-opinions": MAX_UPLOAD_BYTES,
+    "/v1/releases": MAX_RELEASE_BYTES + MAX_TRUST_BYTES + MAX_EVIDENCE_BYTES + 64 * 1024,
+    "/v1/trust": 2 * MAX_TRUST_BYTES,
+}
+"""Path of an upload -> how large it may be."""
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECURITY = {
     "x-content-type-options": "nosniff",
@@ -38,7 +46,7 @@ class RequestLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = MAX_UPLOAD_BYTES if scope["path"] == UPLOAD_PATH else MAX_BODY_BYTES
+        limit = LIMITS.get(scope["path"], MAX_BODY_BYTES)
         started_s = time.perf_counter()
         status = 500
 
@@ -89,7 +97,7 @@ def _refuse(limit: int) -> JSONResponse:
         status=413,
         code="body_too_large",
         detail=f"the request is larger than {limit} bytes",
-        hint="send a smaller image",
+        hint="send less at once, e.g. a smaller image",
     )
     # The rest of the body is not read: the connection cannot be used again.
     return JSONResponse(problem.model_dump(mode="json"), 413, headers={"connection": "close"}, media_type=PROBLEM_TYPE)

@@ -24,7 +24,11 @@ from cloud.ingest.ledger import Ledger
 from cloud.ingest.outbox import PRUNED_AT_ONCE, Outbox
 from cloud.ingest.rules import parse, ranges
 from cloud.metrics import Metrics
+from cloud.releases.publisher import Publisher
+from cloud.releases.signer import Signer
+from cloud.releases.signing import OnlineKey
 from cloud.storage.engine_sqlalchemy import Storage
+from cloud.storage.images_fsspec import ImageStore
 from cloud.storage.leases import Held, Leases
 from fleet.contract import topics
 from fleet.contract.codec import WireError, decode, encode
@@ -59,11 +63,20 @@ class Worker:
     """Runs until it is cancelled; every loop is supervised: it logs, counts, waits and starts again.
 
     Args:
+        images: where the releases' archives are; by default the settings'.
+        key: signs trust documents again; without it nothing is signed.
         open_bus: makes connections; paho's by default.
     """
 
     def __init__(
-        self, *, settings: Settings, storage: Storage, metrics: Metrics, open_bus: OpenBus | None = None
+        self,
+        *,
+        settings: Settings,
+        storage: Storage,
+        metrics: Metrics,
+        images: ImageStore | None = None,
+        key: OnlineKey | None = None,
+        open_bus: OpenBus | None = None,
     ) -> None:
         self._settings = settings
         self._storage = storage
@@ -71,6 +84,14 @@ class Worker:
         self._open_bus = open_bus or self._open_paho
         self._ledger = Ledger(storage, metrics)
         self._outbox = Outbox(storage, metrics)
+        self._signer = Signer(storage, key, metrics)
+        self._publisher = Publisher(
+            storage=storage,
+            images=images or ImageStore(settings.images_url),
+            settings=settings.releases,
+            metrics=metrics,
+            poll_s=settings.worker.outbox_poll_s,
+        )
         self._leases = Leases(storage, lease_s=settings.worker.lease_s)
         self.holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._ingesting = asyncio.Event()
@@ -164,8 +185,10 @@ class Worker:
                 group.create_task(self._renew(held))
                 group.create_task(self._read_figures())
                 group.create_task(self._prune(held))
+                group.create_task(self._signer.run(held))
                 if self._settings.broker.host is not None:
-                    group.create_task(self._host(held))
+                    group.create_task(self._linked("host", lambda: self._host_once(held)))
+                    group.create_task(self._linked("publisher", lambda: self._publish_once(held)))
         except BaseExceptionGroup as failures:
             raise _first(failures) from failures
         finally:
@@ -207,29 +230,41 @@ class Worker:
                 log.warning("outbox_not_pruned", error=str(exc))
             await asyncio.sleep(PRUNE_PERIOD_S)
 
-    async def _host(self, held: Held) -> None:
-        """Says that ingest is online, sends the outbox, and reads what a shared subscription is never told.
+    async def _linked(self, name: str, once: Callable[[], Awaitable[None]]) -> None:
+        """Keeps one of the leader's links to the broker.
 
-        (A broker gives retained messages only to plain subscriptions.) The link is made anew while the lease is
-        held, so that a broker's restart does not change the leader.
+        It is made anew while the lease is held, so that a broker's restart does not change the leader.
         """
         wait_s = FIRST_BACKOFF_S
         while True:
             started_s = time.monotonic()
             try:
-                await self._host_once(held)
+                await once()
             except BrokerDown as exc:
                 if time.monotonic() - started_s > self._settings.worker.max_backoff_s:
                     wait_s = FIRST_BACKOFF_S
-                log.warning("host_link_lost", error=str(exc))
-                self._metrics.restarts.labels("host").inc()
+                log.warning("leader_link_lost", link=name, error=str(exc))
+                self._metrics.restarts.labels(name).inc()
                 pause_s = wait_s * random.uniform(0.8, 1.2)
                 if not self._ingesting.is_set():
                     self.health.parts["broker"] = _down(exc, pause_s)
                 await asyncio.sleep(pause_s)
                 wait_s = min(self._settings.worker.max_backoff_s, wait_s * 2)
 
+    async def _publish_once(self, held: Held) -> None:
+        """One life of the link on which trust, desired states and chunks go out, so that they hold nothing up."""
+        bus = self._open_bus(f"ahs-publish-{self.holder}", [], None)
+        await bus.connect()
+        try:
+            await self._publisher.serve(bus, held)
+        finally:
+            await _closed(bus)
+
     async def _host_once(self, held: Held) -> None:
+        """Says that ingest is online, sends the outbox, and reads what a shared subscription is never told.
+
+        (A broker gives retained messages only to plain subscriptions.)
+        """
         shared = self._settings.broker.shared_subscription
         if shared:
             await self._ingesting.wait()

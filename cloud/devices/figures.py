@@ -9,8 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from cloud.metrics import FleetFigures
+from cloud.releases.queries import trust_expiry
 from cloud.storage.tables import (
+    ChunkWantRow,
     DeadLetterRow,
+    DesiredRow,
     DeviceEventRow,
     DeviceRow,
     DeviceStateRow,
@@ -43,6 +46,13 @@ async def read_figures(session: AsyncSession, *, now: datetime) -> FleetFigures:
     dropped = (await session.execute(select(_sum(DeviceEventRow.results), _sum(DeviceEventRow.images)))).one()
     images = (await session.execute(select(func.count(), _sum(ImageRow.size_bytes)).select_from(ImageRow))).one()
     waiting = await session.scalar(select(func.count()).select_from(OutboxRow).where(OutboxRow.published_at.is_(None)))
+    unpublished = select(func.count()).select_from(DesiredRow).join(DeviceRow, DeviceRow.device == DesiredRow.device)
+    desired = await session.scalar(
+        unpublished.where(DesiredRow.version > DesiredRow.published_version, DeviceRow.revoked_at.is_(None))
+    )
+    unserved = select(func.min(ChunkWantRow.asked_at)).join(DeviceRow, DeviceRow.device == ChunkWantRow.device)
+    asked_at = await session.scalar(unserved.where(ChunkWantRow.served_at.is_(None), DeviceRow.revoked_at.is_(None)))
+    expiry = await trust_expiry(session)
     presence = {name.value: 0 for name in Presence} | await _pairs(session, present)
     return FleetFigures(
         devices=presence,
@@ -56,6 +66,9 @@ async def read_figures(session: AsyncSession, *, now: datetime) -> FleetFigures:
         ingest_lag_s=float(lag or 0.0),
         images=int(images[0]),
         image_bytes=int(images[1]),
+        trust_left_s={role: (expires_at - now).total_seconds() for role, expires_at in expiry.items()},
+        desired_waiting=int(desired or 0),
+        want_age_s=max(0.0, (now - asked_at).total_seconds()) if asked_at else 0.0,
         read_at_s=now.timestamp(),
     )
 

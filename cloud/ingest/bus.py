@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cloud.errors import CloudError
 
@@ -51,8 +51,11 @@ class Bus(Protocol):
     def done(self, incoming: Incoming) -> None:
         """Tells the broker that a message is safe; until then it is delivered again after a loss."""
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> None:
-        """Publishes at least once; returns when the broker has it, BrokerDown otherwise."""
+    async def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None, qos: Literal[0, 1] = 1
+    ) -> None:
+        """Publishes at least once and returns when the broker has it (QoS 1), or at most once and returns when it is
+        on its way (QoS 0); BrokerDown otherwise."""
 
     async def close(self) -> None:
         """Ends the connection cleanly, without the Will."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5
@@ -114,14 +114,16 @@ class PahoBus:
         if isinstance(incoming.receipt, int) and not self._lost.is_set():
             self._client.ack(incoming.receipt, 1)
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> None:
-        """Publishes with QoS 1; returns when the broker has it, BrokerDown otherwise."""
+    async def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None, qos: Literal[0, 1] = 1
+    ) -> None:
+        """Publishes; returns when the broker has it (QoS 1) or it is written out (QoS 0), BrokerDown otherwise."""
         if self._lost.is_set():
             raise BrokerDown(self._why_lost)
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if expiry_s is not None:
             properties.MessageExpiryInterval = max(1, expiry_s)
-        info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         if info.rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_QUEUE_SIZE):
             raise BrokerDown(f"publishing failed: {info.rc.name}")
         # on_publish comes through the event loop, so it cannot be handled before this line.

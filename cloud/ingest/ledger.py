@@ -16,10 +16,11 @@ from cloud.ingest import dead_letters
 from cloud.ingest.rows import row_of, same_event, table_of
 from cloud.ingest.rules import Letter, Link, Parsed, Place, next_link
 from cloud.metrics import Metrics
+from cloud.releases.store import remember_want
 from cloud.storage.engine_sqlalchemy import Storage
 from cloud.storage.tables import DeviceRow, DeviceStateRow
 from cloud.storage.upserts import insert_new
-from fleet.contract.messages import Birth, Event, FieldResult, Presence, Reported, Status, Telemetry
+from fleet.contract.messages import Birth, Event, FieldResult, Need, Presence, Reported, Status, Telemetry
 
 log = structlog.get_logger()
 
@@ -162,6 +163,9 @@ class Ledger:
             return _Applied(_apply_reported(state, body, authoritative=False))
         if isinstance(body, Telemetry):
             return _Applied(_apply_telemetry(state, body, now=now))
+        if isinstance(body, Need) and not message.retained:
+            await remember_want(session, body, device, now=now)
+            return _Applied("committed")
         if body is not None:
             return _Applied("unused")
         letters = await _apply_events(session, message, device, state, tally, now=now)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Path, Query, UploadFile
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
 
-from cloud.auth.dependencies import ReadSession, ServiceParts, current_principal, parts_of, require
+from cloud.auth.dependencies import ReadSession, ServiceParts, require
+from cloud.auth.gates import gated
 from cloud.auth.principals import Permission, Principal
 from cloud.errors import TooLarge, Unprocessable
 from cloud.openapi import CONTEXT, OPINION, answer_example, problems
@@ -20,29 +19,7 @@ from fleet.contract.codec import WireError, decode
 from fleet.contract.http import MAX_CONTEXT_BYTES, OpinionContext, OpinionPage, SecondOpinion
 from fleet.contract.messages import OpinionState
 
-
-class _UploadRoute(APIRoute):
-    """Asks who sends, and whether there is room, before a byte of the body is read.
-
-    FastAPI reads and keeps a whole form before it runs the first dependency: without this a stranger could fill memory
-    and disk with what is refused afterwards.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler of a route that takes an upload, behind the gate; any other as it is."""
-        handle = super().get_route_handler()
-        if "POST" not in (self.methods or ()):
-            return handle
-
-        async def admitted(request: Request) -> Response:
-            principal = await current_principal(request)
-            principal.require(Permission.ASK_OPINION)
-            with parts_of(request).opinions.admission.upload(principal.id):
-                return await handle(request)
-
-        return admitted
-
-
+_UploadRoute = gated(Permission.ASK_OPINION, lambda parts, principal: parts.opinions.admission.upload(principal.id))
 router = APIRouter(prefix="/v1/second-opinions", tags=["second opinions"], route_class=_UploadRoute)
 
 Asker = Annotated[Principal, Depends(require(Permission.ASK_OPINION))]

@@ -57,6 +57,23 @@ class ImageStore:
             raise StorageUnavailable(f"image {sha256} is damaged in the store")
         return bytes(data)
 
+    async def get_range(self, sha256: str, *, start_byte: int, size_bytes: int) -> bytes:
+        """Part of what is stored; StorageUnavailable when it is gone. What it is must be checked by the caller."""
+        try:
+            data = await asyncio.to_thread(
+                self._files.cat_file, self._path(sha256), start=start_byte, end=start_byte + size_bytes
+            )
+        except OSError as exc:
+            raise StorageUnavailable(f"{sha256} cannot be read: {exc}") from exc
+        return bytes(data)
+
+    async def holds(self, sha256: str) -> bool:
+        """Whether something is stored under this hash; StorageUnavailable when that cannot be said."""
+        try:
+            return bool(await asyncio.to_thread(self._files.exists, self._path(sha256)))
+        except OSError as exc:
+            raise StorageUnavailable(f"the image store does not answer: {exc}") from exc
+
     async def ping(self) -> None:
         """Proves that the store can be written to; StorageUnavailable otherwise."""
         try:

@@ -38,7 +38,9 @@ class QuietBus:
     def done(self, incoming: Incoming) -> None:
         return None
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None) -> None:
+    async def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None, qos: int = 1
+    ) -> None:
         return None
 
     async def close(self) -> None:

@@ -1,0 +1,88 @@
+"""Reading the trust and the releases. They are one for the whole fleet: every site reads them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cloud.auth.principals import Principal
+from cloud.errors import NotFound
+from cloud.releases.store import read_trust
+from cloud.storage.tables import DeviceRow, DeviceStateRow, PrincipalRow, ReleaseRow, TrustDocumentRow
+from fleet.contract.http import ReleaseDetail, ReleasePage, ReleaseSummary
+from fleet.contract.release import ReleaseTarget, Trust
+
+
+async def get_trust(session: AsyncSession) -> Trust:
+    """The trust as it stands; NotFound (404) before the first one was given."""
+    trust = await read_trust(session)
+    if trust is None:
+        raise NotFound(
+            "this cloud has no trust yet",
+            code="no_trust",
+            hint="give it the trust.json of `ahs-fleet factory` with POST /v1/trust",
+        )
+    return trust
+
+
+async def list_releases(session: AsyncSession, principal: Principal) -> ReleasePage:
+    """All releases, newest first; the devices that run each are counted in the principal's site alone."""
+    running = await _running(session, principal)
+    rows = (await session.execute(_releases().order_by(ReleaseRow.counter.desc()))).all()
+    return ReleasePage(items=tuple(_summary(row, name, running) for row, name in rows))
+
+
+async def get_release(session: AsyncSession, principal: Principal, counter: int) -> ReleaseDetail:
+    """One release with its signed description; NotFound (404) otherwise."""
+    found = (await session.execute(_releases().where(ReleaseRow.counter == counter))).first()
+    if found is None:
+        raise NotFound(f"there is no release {counter}", code="no_release", hint="see GET /v1/releases")
+    row, name = found
+    return ReleaseDetail(
+        summary=_summary(row, name, await _running(session, principal)),
+        target=ReleaseTarget.model_validate(row.target),
+        evidence=row.evidence,
+    )
+
+
+async def trust_expiry(session: AsyncSession) -> dict[str, datetime]:
+    """When the newest document of each role runs out."""
+    query = select(TrustDocumentRow.role, TrustDocumentRow.expires_at).order_by(TrustDocumentRow.version)
+    return {str(role): expires_at for role, expires_at in (await session.execute(query)).all()}
+
+
+def _releases() -> Select[ReleaseRow, str]:
+    return select(ReleaseRow, PrincipalRow.name).join(PrincipalRow, PrincipalRow.id == ReleaseRow.created_by)
+
+
+async def _running(session: AsyncSession, principal: Principal) -> dict[str, int]:
+    active = DeviceStateRow.reported["active"]["digest"].as_string()
+    query = (
+        select(active, func.count())
+        .join(DeviceRow, DeviceRow.device == DeviceStateRow.device)
+        .where(
+            DeviceRow.site_id == principal.site_id,
+            DeviceRow.revoked_at.is_(None),
+            DeviceStateRow.reported.is_not(None),
+        )
+        .group_by(active)
+    )
+    return {str(digest): int(count) for digest, count in (await session.execute(query)).all()}
+
+
+def _summary(row: ReleaseRow, created_by: str, running: dict[str, int]) -> ReleaseSummary:
+    target = ReleaseTarget.model_validate(row.target)
+    return ReleaseSummary(
+        digest=row.digest,
+        counter=row.counter,
+        name=row.name,
+        version=row.version,
+        size_bytes=row.size_bytes,
+        created_at=row.created_at,
+        created_by=created_by,
+        checked=row.checked,
+        evidence_accepted=target.evidence.accepted if target.evidence else None,
+        devices_running=running.get(row.digest, 0),
+    )

@@ -1,0 +1,272 @@
+"""Takes the first trust and new releases: proven, stored, and signed on with the online key."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import structlog
+from sqlalchemy import select
+
+from cloud.audit import trail
+from cloud.auth.principals import Permission, Principal
+from cloud.errors import Busy, Conflict, StorageUnavailable, Unprocessable
+from cloud.releases import queries
+from cloud.releases.rules import archive_hashes, documents
+from cloud.releases.signing import OnlineKey
+from cloud.releases.store import TrustChanged, add_release, read_trust, save_trust
+from cloud.storage.engine_sqlalchemy import Storage
+from cloud.storage.images_fsspec import ImageStore
+from cloud.storage.tables import ReleaseRow
+from fleet.contract.base import JsonObject
+from fleet.contract.http import ReleaseDetail
+from fleet.contract.release import ReleaseTarget, Trust
+from fleet.release.errors import EvidenceRefused, TargetsRefused, TrustInvalid, WrongKey
+from fleet.release.evidence import check_evidence
+from fleet.release.repository import check_new_targets, check_trust, releases_of
+
+log = structlog.get_logger()
+
+TRIES = 3
+"""How often a release is signed on; the worker's own signing may come in between."""
+
+RETRY_AFTER_S = 10
+
+_CODES = {
+    1: "targets_unreadable",
+    2: "targets_not_signed",
+    3: "targets_version",
+    4: "targets_expired",
+    5: "targets_rewritten",
+    6: "targets_release",
+    7: "release_counter",
+    8: "archive_mismatch",
+    9: "chunks_mismatch",
+    10: "bundle_refused",
+}
+"""Number of a check of `check_new_targets` -> code of the problem."""
+
+_BEHIND = {3, 7}
+"""Checks that fail when another release came first."""
+
+
+class ReleaseService:
+    """One per process. `now` is the wall clock.
+
+    Args:
+        key: the online key; None answers 409: releases are off.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        images: ImageStore,
+        key: OnlineKey | None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._storage = storage
+        self._images = images
+        self._key = key
+        self._now = now
+        self._receiving = False
+
+    @property
+    def key(self) -> OnlineKey:
+        """The online key; Conflict (409) where there is none."""
+        if self._key is None:
+            raise Conflict(
+                "releases are switched off here: there is no online key",
+                code="releases_off",
+                hint="the operator sets releases.online_key_file to the online.key of `ahs-fleet keys init`",
+            )
+        return self._key
+
+    @contextmanager
+    def upload(self, principal: Principal) -> Iterator[None]:
+        """Leave to send a body, one at a time, for it is held in memory; Busy (503) while another is received."""
+        _ = self.key
+        if self._receiving:
+            raise Busy("another release is being received", retry_after_s=RETRY_AFTER_S)
+        self._receiving = True
+        try:
+            yield
+        finally:
+            self._receiving = False
+
+    async def set_trust(self, principal: Principal, trust: Trust) -> Trust:
+        """Takes the first trust, with the releases in it; the same root of trust again changes nothing.
+
+        1. who asks may; 2. the documents prove each other; 3. those of the offline keys have not expired; 4. our
+        online key is the one that the root names; 5. there is no other trust.
+
+        Returns:
+            The trust as it is kept.
+
+        Raises:
+            Forbidden, Unprocessable, Conflict: which of them does not hold.
+        """
+        principal.require(Permission.MANAGE_RELEASES)
+        key, now = self.key, self._now()
+        signed = await asyncio.to_thread(_proven, trust, key, now)
+        releases, hashes = releases_of(trust), archive_hashes(trust)
+        async with self._storage.writing() as session:
+            known = await read_trust(session)
+            if known is not None:
+                if known.roots[0] != trust.roots[0]:
+                    raise Conflict(
+                        "this cloud has another trust already",
+                        code="trust_exists",
+                        hint="GET /v1/trust shows it; releases are added to it with POST /v1/releases",
+                    )
+                return known
+            await save_trust(session, None, signed, by=principal.id, now=now)
+            for target in releases:
+                await add_release(
+                    session,
+                    target,
+                    archive_sha256=hashes[target.path],
+                    evidence=None,
+                    site_id=principal.site_id,
+                    by=principal.id,
+                    now=now,
+                )
+            after = {"root_sha256": hashlib.sha256(trust.roots[0].encode()).hexdigest(), "releases": len(releases)}
+            trail.record(session, principal, action="trust.set", subject="trust", after=after)
+        log.info("trust_set", releases=len(releases))
+        return signed
+
+    async def create(
+        self, principal: Principal, *, targets: str, archive: bytes, evidence: bytes | None
+    ) -> ReleaseDetail:
+        """Takes a release.
+
+        1. who asks may; 2. the targets and the archive keep every check of `check_new_targets`; 3. the evidence is
+        the document that was signed; 4. archive and evidence are stored; 5. snapshot and timestamp are signed on top,
+        and trust, release and audit are written in one transaction, unless another release came first.
+
+        The targets that stand already are taken as a repetition: the stored release is answered, and an archive that
+        was missing (that of a factory kit) is kept.
+
+        Raises:
+            Forbidden, Conflict, Unprocessable: the sender's fault.
+            StorageUnavailable: nobody's; send it again.
+        """
+        principal.require(Permission.MANAGE_RELEASES)
+        key, now = self.key, self._now()
+        async with self._storage.reading() as session:
+            trust = await queries.get_trust(session)
+        if targets == trust.targets:
+            return await self._repeated(principal, archive)
+        target, document = await asyncio.to_thread(_checked, trust, targets, archive, evidence, now)
+        archive_sha256 = await self._images.put(archive)
+        if evidence is not None:
+            await self._images.put(evidence)
+        for _ in range(TRIES):
+            try:
+                await self._store(principal, key, trust.targets, targets, target, archive_sha256, document, now)
+                break
+            except _SignedMeanwhile:
+                continue
+        else:
+            raise StorageUnavailable("the trust was signed again each time the release was to be stored")
+        log.info("release_created", counter=target.counter, digest=target.digest, version=target.version)
+        async with self._storage.reading() as session:
+            return await queries.get_release(session, principal, target.counter)
+
+    async def _store(
+        self,
+        principal: Principal,
+        key: OnlineKey,
+        expected: str,
+        targets: str,
+        target: ReleaseTarget,
+        archive_sha256: str,
+        evidence: JsonObject | None,
+        now: datetime,
+    ) -> None:
+        async with self._storage.reading() as session:
+            trust = await queries.get_trust(session)
+        if trust.targets != expected:
+            raise TrustChanged
+        signed = await asyncio.to_thread(key.resign, trust.model_copy(update={"targets": targets}), now)
+        async with self._storage.writing() as session:
+            standing = await read_trust(session)
+            if standing is not None and standing.targets == expected and standing != trust:
+                raise _SignedMeanwhile
+            await save_trust(session, trust, signed, by=principal.id, now=now)
+            await add_release(
+                session,
+                target,
+                archive_sha256=archive_sha256,
+                evidence=evidence,
+                site_id=principal.site_id,
+                by=principal.id,
+                now=now,
+            )
+            after = {
+                "digest": target.digest,
+                "version": target.version,
+                "checked": target.checked,
+                "evidence": target.evidence.sha256 if target.evidence else None,
+            }
+            subject = f"release/{target.counter}"
+            trail.record(session, principal, action="release.created", subject=subject, after=after)
+
+    async def _repeated(self, principal: Principal, archive: bytes) -> ReleaseDetail:
+        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(archive).hexdigest())
+        async with self._storage.reading() as session:
+            newest = select(ReleaseRow.counter).where(ReleaseRow.archive_sha256 == sha256)
+            counter = await session.scalar(newest.order_by(ReleaseRow.counter.desc()).limit(1))
+            if counter is None:
+                raise Unprocessable(
+                    "these targets stand already, and none of their releases has this archive",
+                    code=_CODES[8],
+                    hint="send the archive of the release, or new targets",
+                )
+            detail = await queries.get_release(session, principal, counter)
+        await self._images.put(archive)
+        return detail
+
+
+class _SignedMeanwhile(Exception):
+    """The worker has signed the trust again between our reading and our writing."""
+
+
+def _proven(trust: Trust, key: OnlineKey, now: datetime) -> Trust:
+    try:
+        check_trust(trust)
+        for document in documents(trust)[len(trust.roots) - 1 :]:
+            if document.role in ("root", "targets") and document.expires_at <= now:
+                raise TrustInvalid(f"{document.role} {document.version} has expired; sign it again")
+        return key.resign(trust, now)
+    except WrongKey as exc:
+        raise Unprocessable(
+            "the root names another online key than the one this cloud has",
+            code="online_key_mismatch",
+            hint="set releases.online_key_file to the online.key that was made with this trust",
+        ) from exc
+    except (TrustInvalid, ValueError) as exc:
+        raise Unprocessable(
+            str(exc), code="trust_invalid", hint="send the trust.json of `ahs-fleet factory` as it is"
+        ) from exc
+
+
+def _checked(
+    trust: Trust, targets: str, archive: bytes, evidence: bytes | None, now: datetime
+) -> tuple[ReleaseTarget, JsonObject | None]:
+    try:
+        target = check_new_targets(trust, targets, archive, now)
+    except TargetsRefused as exc:
+        kind = Conflict if exc.check in _BEHIND else Unprocessable
+        hint = "fetch the trust again, and sign on top of it" if exc.check in _BEHIND else "see docs/releases.md"
+        raise kind(str(exc), code=_CODES[exc.check], hint=hint) from exc
+    try:
+        return target, check_evidence(target.evidence, target.digest, evidence)
+    except EvidenceRefused as exc:
+        raise Unprocessable(
+            str(exc), code="evidence_refused", hint="send the evidence.json that was given to `ahs-fleet release`"
+        ) from exc

@@ -1,0 +1,428 @@
+"""Trust and releases over HTTP: what is proven before it is stored, who may, and what becomes of two at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from cloud.auth.tokens import SYSTEM
+from cloud.errors import ConfigurationError, LeaseLost
+from cloud.metrics import Metrics
+from cloud.releases.desired import set_desired
+from cloud.releases.rules import documents
+from cloud.releases.signer import Signer
+from cloud.releases.signing import load_online_key
+from cloud.releases.store import TrustChanged, read_trust, save_trust
+from cloud.storage.leases import Held, Leases
+from cloud.storage.tables import AuditRow, DesiredRow, DeviceStateRow, ReleaseRow
+from fleet.contract.http import ReleaseDetail, ReleasePage
+from fleet.contract.messages import Activation, Desired
+from fleet.contract.release import SignedDesired, Trust
+from fleet.release.keys import make_keys
+from fleet.release.repository import check_trust
+from tests.fakes.releases import Offered, ReleaseDesk, bundle_zip, evidence_for
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> ReleaseDesk:
+    return ReleaseDesk(tmp_path / "keys")
+
+
+@dataclass
+class Releasing:
+    """A cloud with an operator's desk beside it."""
+
+    cloud: Any
+    desk: ReleaseDesk
+    operator: dict[str, str]
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        client: httpx.AsyncClient = self.cloud.http
+        return client
+
+    async def give_trust(self, trust: Trust | None = None) -> httpx.Response:
+        text = (trust or self.desk.trust).model_dump_json()
+        return await self.http.post(
+            "/v1/trust", content=text, headers=self.operator | {"content-type": "application/json"}
+        )
+
+    async def trust(self) -> Trust:
+        answer = await self.http.get("/v1/trust", headers=self.operator)
+        assert answer.status_code == 200, answer.text
+        return Trust.model_validate(answer.json())
+
+    async def send(self, offered: Offered, headers: dict[str, str] | None = None) -> httpx.Response:
+        return await self.http.post("/v1/releases", files=offered.parts, headers=headers or self.operator)
+
+    async def release(self, *, evidence: bool = False) -> ReleaseDetail:
+        answer = await self.send(self.desk.offer(await self.trust(), evidence=evidence))
+        assert answer.status_code == 201, answer.text
+        return ReleaseDetail.model_validate(answer.json())
+
+
+@contextlib.asynccontextmanager
+async def releasing(settings: Any, tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
+    async with tools.running(settings, tools.StagedAnalyser()) as cloud:
+        yield Releasing(cloud, desk, tools.bearer(await cloud.token("operator")))
+
+
+@pytest.fixture
+async def fleet(settings_for: Callable[..., Any], tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
+    """On each database, with the factory's trust."""
+    settings = settings_for(releases={"online_key_file": desk.online_key_file})
+    async with releasing(settings, tools, desk) as started:
+        assert (await started.give_trust()).status_code == 200
+        yield started
+
+
+@pytest.fixture
+async def sqlite_fleet(sqlite_settings: Callable[..., Any], tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
+    """The same for what does not depend on the database."""
+    settings = sqlite_settings(releases={"online_key_file": desk.online_key_file})
+    async with releasing(settings, tools, desk) as started:
+        assert (await started.give_trust()).status_code == 200
+        yield started
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of a problem document, which always has a hint."""
+    problem = answer.json()
+    assert problem["hint"], problem
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    return answer.status_code, problem["code"]
+
+
+async def test_a_release_is_stored_signed_on_listed_and_on_record(fleet: Releasing, tools: Any) -> None:
+    before = await fleet.trust()
+    detail = await fleet.release(evidence=True)
+
+    assert (detail.summary.counter, detail.summary.version) == (2, "1.2.0")
+    assert detail.summary.created_by == "a operator"
+    assert detail.summary.evidence_accepted is True
+    assert detail.evidence == evidence_for(detail.target.digest)
+    after = await fleet.trust()
+    chain = check_trust(after, datetime.now(UTC))
+    assert [release.counter for release in chain.releases] == [1, 2]
+    versions = [{d.role: d.version for d in documents(trust)} for trust in (before, after)]
+    assert all(versions[1][role] == versions[0][role] + 1 for role in ("targets", "snapshot", "timestamp"))
+
+    viewer = tools.bearer(await fleet.cloud.token("viewer"))
+    page = ReleasePage.model_validate((await fleet.http.get("/v1/releases", headers=viewer)).json())
+    assert [item.counter for item in page.items] == [2, 1]
+    one = await fleet.http.get("/v1/releases/2", headers=viewer)
+    assert ReleaseDetail.model_validate(one.json()) == detail
+    assert refusal(await fleet.http.get("/v1/releases/9", headers=viewer)) == (404, "no_release")
+    async with fleet.cloud.storage.reading() as session:
+        actions = (await session.execute(select(AuditRow.action, AuditRow.subject, AuditRow.principal_name))).all()
+    assert ("trust.set", "trust", "a operator") in actions
+    assert ("release.created", "release/2", "a operator") in actions
+
+
+async def test_the_devices_that_run_a_release_are_counted_in_the_askers_site_alone(
+    fleet: Releasing, tools: Any
+) -> None:
+    detail = await fleet.release()
+    for device, site in (("bench-1", "lab-a"), ("bench-2", "lab-a"), ("bench-9", "lab-b")):
+        await fleet.cloud.device(device, site)
+        async with fleet.cloud.storage.writing() as session:
+            state = await session.get(DeviceStateRow, device)
+            state.reported = {"active": {"digest": detail.summary.digest}}
+    for site, count in (("lab-a", 2), ("lab-b", 1), ("lab-c", 0)):
+        viewer = tools.bearer(await fleet.cloud.token("viewer", site=site))
+        page = ReleasePage.model_validate((await fleet.http.get("/v1/releases", headers=viewer)).json())
+        assert [item.devices_running for item in page.items] == [count, 0], site
+
+
+async def test_who_may(sqlite_fleet: Releasing, tools: Any) -> None:
+    fleet = sqlite_fleet
+    offered = fleet.desk.offer(await fleet.trust())
+    device = tools.bearer(await fleet.cloud.device())
+    assert (await fleet.http.get("/v1/trust", headers=device)).status_code == 200
+    assert refusal(await fleet.http.get("/v1/releases", headers=device)) == (403, "role_not_allowed")
+    for role in ("viewer", "technician", "reviewer"):
+        person = tools.bearer(await fleet.cloud.token(role))
+        assert (await fleet.http.get("/v1/trust", headers=person)).status_code == 200
+        assert refusal(await fleet.send(offered, person)) == (403, "role_not_allowed")
+        assert refusal(await fleet.http.post("/v1/trust", content="{}", headers=person)) == (403, "role_not_allowed")
+    assert refusal(await fleet.send(offered, {"authorization": "Bearer ahs_nobody"}))[0] == 401
+    assert refusal(await fleet.http.get("/v1/trust")) == (401, "token_missing")
+    for role in ("engineer", "admin"):
+        person = tools.bearer(await fleet.cloud.token(role))
+        assert (await fleet.send(fleet.desk.offer(await fleet.trust()), person)).status_code == 201
+
+
+async def test_a_body_of_somebody_who_may_not_is_never_read(sqlite_fleet: Releasing, tools: Any) -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b"x" * 65536
+
+    viewer = tools.bearer(await sqlite_fleet.cloud.token("viewer"))
+    for path in ("/v1/releases", "/v1/trust"):
+        headers = viewer | {"content-type": "multipart/form-data; boundary=b"}
+        answer = await sqlite_fleet.http.post(path, content=endless(), headers=headers)
+        assert refusal(answer) == (403, "role_not_allowed")
+    assert read <= 2
+
+
+async def test_too_large_a_body_is_refused_by_its_declared_length(sqlite_fleet: Releasing) -> None:
+    headers = sqlite_fleet.operator | {"content-length": str(2**30), "content-type": "application/json"}
+    for path in ("/v1/releases", "/v1/trust"):
+        answer = await sqlite_fleet.http.post(path, content=b"{}", headers=headers)
+        assert refusal(answer) == (413, "body_too_large")
+
+
+async def test_one_release_is_received_at_a_time(sqlite_fleet: Releasing) -> None:
+    offered = sqlite_fleet.desk.offer(await sqlite_fleet.trust())
+    with sqlite_fleet.cloud.app.state.parts.releases.upload(SYSTEM):
+        answer = await sqlite_fleet.send(offered)
+        assert refusal(answer) == (503, "busy")
+        assert int(answer.headers["retry-after"]) > 0
+    assert (await sqlite_fleet.send(offered)).status_code == 201
+
+
+async def test_two_webs_that_take_a_release_at_once_give_its_counter_to_one(
+    settings_for: Callable[..., Any], tools: Any, desk: ReleaseDesk
+) -> None:
+    settings = settings_for(releases={"online_key_file": desk.online_key_file})
+    async with releasing(settings, tools, desk) as one, releasing(settings, tools, desk) as two:
+        assert (await one.give_trust()).status_code == 200
+        trust = await one.trust()
+        offers = [desk.offer(trust, head=name) for name in (b"first", b"second")]
+        answers = await asyncio.gather(one.send(offers[0]), two.send(offers[1]))
+        assert sorted(answer.status_code for answer in answers) == [201, 409]
+        lost = next(answer for answer in answers if answer.status_code == 409)
+        assert lost.json()["hint"] == "fetch the trust again, and sign on top of it"
+        page = ReleasePage.model_validate((await one.http.get("/v1/releases", headers=one.operator)).json())
+        assert [item.counter for item in page.items] == [2, 1]
+        check_trust(await one.trust(), datetime.now(UTC))
+        assert (await one.release()).summary.counter == 3
+
+
+async def test_a_repeated_release_is_answered_with_the_stored_one(fleet: Releasing) -> None:
+    offered = fleet.desk.offer(await fleet.trust())
+    answers = [await fleet.send(offered) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json() == answers[1].json()
+    other, _ = bundle_zip("9.0.0", b"other")
+    assert refusal(await fleet.send(replace(offered, archive=other))) == (422, "archive_mismatch")
+
+
+async def test_the_archive_of_a_factory_kit_can_be_given_later(sqlite_fleet: Releasing) -> None:
+    fleet = sqlite_fleet
+    trust, archive = fleet.desk.factory
+    async with fleet.cloud.storage.reading() as session:
+        sha256 = await session.scalar(select(ReleaseRow.archive_sha256).where(ReleaseRow.counter == 1))
+    images = fleet.cloud.app.state.parts.images
+    assert not await images.holds(sha256)
+    answer = await fleet.send(Offered(fleet.desk.offer(trust).target, trust.targets, archive))
+    assert answer.status_code == 201
+    assert answer.json()["summary"]["counter"] == 1
+    assert await images.get(sha256) == archive
+
+
+async def test_what_does_not_prove_itself_is_refused_with_a_code_of_its_own(sqlite_fleet: Releasing) -> None:
+    fleet, desk = sqlite_fleet, sqlite_fleet.desk
+    first = await fleet.trust()
+    good = desk.offer(first)
+    stranger = make_keys().release
+
+    forged = json.loads(good.targets)
+    forged["signed"]["targets"][good.target.path]["custom"]["version"] = "6.6.6"
+    other, _ = bundle_zip("9.0.0", b"other")
+    refused = {
+        "targets_unreadable": replace(good, targets='{"signed": {}}'),
+        "targets_not_signed": replace(good, targets=json.dumps(forged)),
+        "archive_mismatch": replace(good, archive=other),
+        "evidence_refused": replace(good, evidence=b"{}"),
+    }
+    for code, offered in refused.items():
+        assert refusal(await fleet.send(offered)) == (422, code)
+    signed_by_stranger = json.loads(good.targets)
+    signature = stranger.sign(b"anything")
+    signed_by_stranger["signatures"] = [{"keyid": signature.keyid, "sig": signature.signature}]
+    answer = await fleet.send(replace(good, targets=json.dumps(signed_by_stranger)))
+    assert refusal(answer) == (422, "targets_not_signed")
+
+    assert await fleet.trust() == first, "a refusal changes nothing"
+    assert (await fleet.send(good)).status_code == 201
+    assert (await fleet.send(desk.offer(await fleet.trust()))).status_code == 201
+    replayed = await fleet.send(good)
+    assert refusal(replayed) == (409, "targets_version")
+    assert refusal(await fleet.send(desk.offer(first, head=b"late"))) == (409, "targets_version")
+
+
+async def test_a_missing_evidence_is_refused(sqlite_fleet: Releasing) -> None:
+    offered = sqlite_fleet.desk.offer(await sqlite_fleet.trust(), evidence=True)
+    assert refusal(await sqlite_fleet.send(replace(offered, evidence=None))) == (422, "evidence_refused")
+    assert (await sqlite_fleet.send(offered)).status_code == 201
+
+
+async def test_the_trust_is_given_once_and_only_ours(
+    sqlite_settings: Callable[..., Any], tools: Any, desk: ReleaseDesk, tmp_path: Path
+) -> None:
+    settings = sqlite_settings(releases={"online_key_file": desk.online_key_file})
+    async with releasing(settings, tools, desk) as fleet:
+        assert refusal(await fleet.http.get("/v1/trust", headers=fleet.operator)) == (404, "no_trust")
+        assert refusal(await fleet.send(desk.offer(desk.trust))) == (404, "no_trust")
+        stranger = ReleaseDesk(tmp_path / "other-keys")
+        assert refusal(await fleet.give_trust(stranger.trust)) == (422, "online_key_mismatch")
+        broken = desk.trust.model_copy(update={"targets": stranger.trust.targets})
+        assert refusal(await fleet.give_trust(broken)) == (422, "trust_invalid")
+        old = ReleaseDesk(tmp_path / "old-keys", at=datetime.now(UTC) - timedelta(days=20 * 365))
+        assert refusal(await fleet.give_trust(old.trust)) == (422, "trust_invalid")
+
+        assert (await fleet.give_trust()).status_code == 200
+        kept = await fleet.trust()
+        assert kept.targets == desk.trust.targets
+        check_trust(kept, datetime.now(UTC))
+        await fleet.release()
+        again = await fleet.give_trust()
+        assert again.status_code == 200
+        assert Trust.model_validate(again.json()) == await fleet.trust(), "nothing was taken back"
+        assert refusal(await fleet.give_trust(stranger.trust))[0] == 422
+
+
+async def test_without_an_online_key_releases_are_off(sqlite_app: Any, tools: Any, desk: ReleaseDesk) -> None:
+    fleet = Releasing(sqlite_app, desk, tools.bearer(await sqlite_app.token("operator")))
+    assert refusal(await fleet.give_trust()) == (409, "releases_off")
+    assert refusal(await fleet.send(desk.offer(desk.trust))) == (409, "releases_off")
+    assert (await fleet.http.get("/v1/releases", headers=fleet.operator)).json() == {"items": []}
+
+
+async def test_a_key_file_that_is_no_key_stops_the_start(
+    sqlite_settings: Callable[..., Any], tools: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "online.key").write_text("not a key")
+    for name in ("online.key", "absent.key"):
+        settings = sqlite_settings(releases={"online_key_file": tmp_path / name})
+        with pytest.raises(ConfigurationError, match=r"releases\.online_key_file"):
+            async with tools.running(settings, tools.StagedAnalyser()):
+                pass
+
+
+async def leading(storage: Any) -> Held:
+    held = await Leases(storage, lease_s=60).acquire("host", "tests")
+    assert held is not None
+    return held
+
+
+async def stored_trust(storage: Any) -> Trust:
+    async with storage.reading() as session:
+        trust = await read_trust(session)
+    assert trust is not None
+    return trust
+
+
+async def test_documents_are_signed_again_at_half_of_their_life_and_when_they_have_expired(
+    storage: Any, desk: ReleaseDesk, settings_for: Callable[..., Any]
+) -> None:
+    key = load_online_key(settings_for(releases={"online_key_file": desk.online_key_file}).releases)
+    now = [datetime.now(UTC)]
+    async with storage.writing() as session:
+        await save_trust(session, None, desk.trust, by=SYSTEM.id, now=now[0])
+    held = await leading(storage)
+    signer = Signer(storage, key, Metrics(), now=lambda: now[0])
+
+    async def versions() -> dict[str, int]:
+        trust = await stored_trust(storage)
+        check_trust(trust)
+        return {document.role: document.version for document in documents(trust)}
+
+    first = await versions()
+    assert await signer.renew(held) is False, "fresh documents are left alone"
+    now[0] += timedelta(days=2, hours=13)  # the kit's timestamp is good for three days, ours are for one
+    assert await signer.renew(held) is True
+    second = await versions()
+    assert (second["timestamp"], second["snapshot"]) == (first["timestamp"] + 1, first["snapshot"] + 1)
+    assert (second["root"], second["targets"]) == (first["root"], first["targets"])
+    now[0] += timedelta(days=40)  # the cloud was off: everything of the online key has expired
+    assert await signer.renew(held) is True
+    check_trust(await stored_trust(storage), now[0])
+
+
+async def test_a_deposed_leader_signs_nothing(
+    storage: Any, desk: ReleaseDesk, settings_for: Callable[..., Any]
+) -> None:
+    key = load_online_key(settings_for(releases={"online_key_file": desk.online_key_file}).releases)
+    later = datetime.now(UTC) + timedelta(days=30)
+    async with storage.writing() as session:
+        await save_trust(session, None, desk.trust, by=SYSTEM.id, now=later)
+    held = await leading(storage)
+    await Leases(storage, lease_s=60).release(held)
+    await leading(storage)
+    with pytest.raises(LeaseLost):
+        await Signer(storage, key, Metrics(), now=lambda: later).renew(held)
+    assert await stored_trust(storage) == desk.trust
+
+
+async def test_two_that_sign_on_top_of_the_same_trust_cannot_both_be_stored(
+    storage: Any, desk: ReleaseDesk, settings_for: Callable[..., Any]
+) -> None:
+    key = load_online_key(settings_for(releases={"online_key_file": desk.online_key_file}).releases)
+    assert key is not None
+    now = datetime.now(UTC)
+    async with storage.writing() as session:
+        await save_trust(session, None, desk.trust, by=SYSTEM.id, now=now)
+    one, two = (key.resign(desk.trust, now + timedelta(minutes=minute)) for minute in (1, 2))
+    async with storage.writing() as session:
+        await save_trust(session, desk.trust, one, by=SYSTEM.id, now=now)
+    with pytest.raises(TrustChanged):
+        async with storage.writing() as session:
+            await save_trust(session, desk.trust, two, by=SYSTEM.id, now=now)
+    assert await stored_trust(storage) == one
+
+
+async def test_what_a_device_is_to_run_grows_by_version_and_is_signed_by_the_key_of_the_timestamp(
+    fleet: Releasing, desk: ReleaseDesk
+) -> None:
+    await fleet.cloud.device()
+    key = fleet.cloud.app.state.parts.releases.key
+    releases = [await fleet.release() for _ in range(2)]
+    for number, detail in enumerate(releases, start=1):
+        async with fleet.cloud.storage.writing() as session:
+            version = await set_desired(
+                session,
+                key,
+                device="bench-1",
+                site_id="lab-a",
+                release=detail.target.digest,
+                counter=detail.target.counter,
+                rollout="a-rollout",
+                activation=Activation.ACTIVATE,
+                by=SYSTEM.id,
+                now=datetime.now(UTC),
+            )
+        assert version == number
+    async with fleet.cloud.storage.reading() as session:
+        row = await session.get(DesiredRow, "bench-1")
+    envelope = SignedDesired.model_validate_json(row.envelope)
+    desired = Desired.model_validate_json(envelope.signed)
+    assert (desired.version, desired.release, desired.counter) == (2, releases[1].target.digest, 3)
+    assert desired == Desired.model_validate(row.document)
+    assert row.published_version == 0
+    named = check_trust(await fleet.trust()).root.roles["timestamp"].keyids
+    assert envelope.keyid in named
+    desk.keys.online.public_key.verify_signature(_signature(envelope), envelope.signed.encode())
+
+
+def _signature(envelope: SignedDesired) -> Any:
+    from securesystemslib.signer import Signature
+
+    return Signature(envelope.keyid, envelope.signature)
