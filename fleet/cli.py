@@ -15,6 +15,7 @@ from fleet.contract.messages import OpinionState
 from fleet.labels_cli import app as labels
 from fleet.local.demo import DemoOptions, run_demo
 from fleet.local.errors import LocalError
+from fleet.release_cli import factory, keys, release
 
 EXIT_NOT_PROVEN = 1
 
@@ -29,6 +30,9 @@ opinions = typer.Typer(no_args_is_help=True, help="Second opinions of the larger
 app.add_typer(local, name="local")
 app.add_typer(devices, name="devices")
 app.add_typer(opinions, name="opinions")
+app.add_typer(keys, name="keys")
+app.command()(factory)
+app.add_typer(release, name="release")
 app.add_typer(labels, name="labels")
 
 

@@ -25,7 +25,7 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def connected(cloud: str, token_file: Path | None) -> Iterator[CloudClient]:
+def connected(cloud: str, token_file: Path | None, *, timeout_s: float = 10.0) -> Iterator[CloudClient]:
     """A client, its errors turned into a sentence and an exit code."""
     try:
         token = token_file.read_text().strip() if token_file else os.environ.get("AHS_FLEET_TOKEN")
@@ -36,7 +36,7 @@ def connected(cloud: str, token_file: Path | None) -> Iterator[CloudClient]:
         err.print("no access token: give --token-file, or set AHS_FLEET_TOKEN")
         raise typer.Exit(EXIT_BAD_INPUT)
     try:
-        with CloudClient(cloud, token) as client:
+        with CloudClient(cloud, token, timeout_s=timeout_s) as client:
             yield client
     except (ClientError, ValueError) as exc:
         err.print(f"[bold red]{cloud}[/]: {exc}", highlight=False)

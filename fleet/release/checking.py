@@ -7,11 +7,20 @@ import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from fleet.contract.release import ReleaseTarget, Trust
 from fleet.release.chunks import cut
-from fleet.release.documents import DIGEST_ALGORITHM, check_size, read_document, release_of, trusted_root, verify
+from fleet.release.documents import (
+    DIGEST_ALGORITHM,
+    check_size,
+    check_trust,
+    read_document,
+    release_of,
+    trusted_root,
+    verify,
+)
 from fleet.release.errors import BundleRefused, TargetsRefused, TrustInvalid
 from models.bundle import Bundle, BundleError, read_bundle
 
@@ -69,6 +78,46 @@ def check_new_targets(trust: Trust, new_targets_text: str, archive: bytes, now: 
         raise TargetsRefused(9, "the signed chunks are not those of the archive; release it with this version")
     _check_bundle(release, archive)  # 10
     return release
+
+
+def check_archive(trust: Trust, release: ReleaseTarget, archive: bytes) -> None:
+    """Whether an archive is the one that was signed for a release of `trust`.
+
+    Raises:
+        BundleRefused: another length or hash.
+        TrustInvalid: the trust cannot be read, or does not name this release.
+    """
+    target = read_document(Targets, trust.targets).signed.targets.get(release.path)
+    if target is None:
+        raise TrustInvalid(f"the targets do not name release {release.counter}")
+    try:
+        target.verify_length_and_hashes(archive)
+    except LengthOrHashMismatchError as exc:
+        raise BundleRefused(
+            f"the archive is not the one that was signed as release {release.counter}; pack it with this version"
+        ) from exc
+
+
+def check_continues(known: Trust, given: Trust) -> None:
+    """Whether documents prove each other and go on from those that are known, with nothing taken back.
+
+    Args:
+        known: trusted, as they were signed last.
+        given: by the cloud.
+
+    Raises:
+        TrustInvalid: another root, or older targets; nothing must be signed on top of them.
+    """
+    if given.roots[: len(known.roots)] != known.roots:
+        raise TrustInvalid("the cloud's documents stand on another root than yours; is it the right cloud?")
+    check_trust(given)
+    before, after = read_document(Targets, known.targets).signed, read_document(Targets, given.targets).signed
+    lost = [path for path, target in before.targets.items() if after.targets.get(path) != target]
+    if after.version < before.version or lost:
+        raise TrustInvalid(
+            f"the cloud shows targets {after.version}, older than your {before.version}: it was set back; "
+            "nothing is signed on top of that"
+        )
 
 
 def read_archive(archive: bytes) -> Bundle:

@@ -26,6 +26,7 @@ TREE = (
     "fleet.contract",
     "fleet.local",
     "fleet.release",
+    "fleet.release_cli",
     "fleet.rollout",
     "fleet.webkit",
 )
@@ -43,7 +44,7 @@ PLANTED = {
         {"models.bundle": "import fleet.release"},
     ],
     "local-imports-no-program": [{"fleet.local": "import edge_agent"}],
-    "programs-do-not-import-local": [{"cloud": "import fleet.local"}],
+    "programs-do-not-import-local": [{"cloud": "import fleet.local"}, {"cloud": "import fleet.release_cli"}],
     "edge-without-training": [
         {"edge_agent.capture": "import torch"},
         {"edge_agent.store": "import models.runtime", "models.runtime": "import models.nets"},

@@ -1,0 +1,289 @@
+"""`ahs-fleet keys`, `factory` and `release`: what the operator does with the keys, and what the cloud holds.
+
+The operator's folder of keys also holds `trust.json`, the documents as they were signed last. A cloud that shows older
+ones, or those of another root, gets nothing signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fleet.connecting import DEFAULT_CLOUD, EXIT_BAD_INPUT, Cloud, Token, connected, err, out
+from fleet.contract.release import ReleaseTarget, Trust
+from fleet.release.checking import check_archive, check_continues, read_archive
+from fleet.release.documents import Chain, check_trust
+from fleet.release.errors import BundleRefused, EvidenceRefused, KeyExists, KeyProblem, ReleaseError, TrustInvalid
+from fleet.release.evidence import MAX_EVIDENCE_BYTES, reference
+from fleet.release.keys import ONLINE_KEY, RELEASE_KEY, ROOT_KEY, load_key, make_keys, save_keys
+from fleet.release.package import (
+    ARCHIVE_NAME,
+    TRUST_NAME,
+    Package,
+    make_package,
+    read_trust,
+    write_kit,
+    write_trust,
+)
+from fleet.release.repository import first_trust, releases_of, resigned, with_release
+
+EXIT_REFUSED = 1
+"""Bundle, evidence or documents do not hold; wrong input and a cloud that says no exit with 2."""
+
+UPLOAD_TIMEOUT_S = 60.0
+"""The cloud checks an archive before it answers."""
+
+KIT_TIMESTAMP_FOR, KIT_SNAPSHOT_FOR = timedelta(days=3), timedelta(days=7)
+"""Until the cloud signs on. In the kit expiry is not judged."""
+
+keys = typer.Typer(no_args_is_help=True, help="The keys that sign releases. They never leave your hands.")
+release = typer.Typer(no_args_is_help=True, help="Signed model bundles.")
+
+Folder = Annotated[Path, typer.Option("--keys", help="folder of your keys, as made by `ahs-fleet keys init`")]
+BundlePath = Annotated[Path, typer.Option("--bundle", help="the bundle's folder or .zip")]
+
+
+@keys.command("init")
+def init_keys(
+    folder: Annotated[Path, typer.Option("--out", help="new folder; keys are never overwritten")] = Path("keys"),
+) -> None:
+    """Makes the three keys and the first signed documents, once for a fleet."""
+    with _told():
+        if (folder / TRUST_NAME).exists():
+            raise KeyExists(f"{folder / TRUST_NAME} is there already and is not overwritten; give another folder")
+        made = make_keys()
+        save_keys(folder, made)
+        write_trust(folder / TRUST_NAME, first_trust(made, datetime.now(UTC)))
+    err.print(f"{folder / ROOT_KEY}: offline, locked away; needed only to change a key", highlight=False)
+    err.print(f"{folder / RELEASE_KEY}: stays with whoever releases; never on a server", highlight=False)
+    err.print(f"{folder / ONLINE_KEY}: for the cloud alone (its setting releases.online_key_file)", highlight=False)
+    err.print("next: ahs-fleet factory --bundle FOLDER", highlight=False)
+
+
+def factory(
+    bundle: BundlePath,
+    folder: Folder = Path("keys"),
+    kit: Annotated[Path, typer.Option("--out", help="folder of the kit")] = Path("factory"),
+) -> None:
+    """Makes what a device starts with: a bundle and the signed documents that name it.
+
+    The first bundle of a fleet becomes release 1. Later a kit is made of any bundle that has been released.
+    """
+    with _told():
+        trust = read_trust(folder / TRUST_NAME)
+        chain = check_trust(trust)
+        package = make_package(bundle)
+        if not chain.releases:
+            trust = _first_release(folder, trust, package)
+        elif (known := _newest_of(chain, package.bundle.digest)) is None:
+            raise BundleRefused(
+                f"{bundle} is not among the releases that {folder / TRUST_NAME} names; release it first: "
+                "ahs-fleet release create"
+            )
+        else:
+            check_archive(trust, known, package.archive)
+        write_kit(kit, trust, package.archive)
+    manifest = package.bundle.manifest
+    err.print(f"{kit}: {manifest.name} {manifest.version} with its signed documents", highlight=False)
+    out.print(package.bundle.digest, soft_wrap=True, highlight=False)
+
+
+@release.command("begin")
+def begin_releases(
+    kit: Annotated[Path, typer.Option("--kit", help="folder of the factory kit")] = Path("factory"),
+    cloud: Cloud = DEFAULT_CLOUD,
+    token_file: Token = None,
+) -> None:
+    """Gives a new cloud its first trust documents and the archive of release 1. The same again changes nothing."""
+    with _told():
+        trust = read_trust(kit / TRUST_NAME)
+        chain = check_trust(trust)
+        archive = _bytes_of(kit / ARCHIVE_NAME)
+        known = _newest_of(chain, read_archive(archive).digest)
+        if known is None:
+            raise TrustInvalid(f"{kit / TRUST_NAME} does not name the bundle beside it; make the kit again")
+        check_archive(trust, known, archive)
+    with connected(cloud, token_file, timeout_s=UPLOAD_TIMEOUT_S) as client:
+        held = client.put_trust(trust)
+        if held.targets == trust.targets:
+            client.create_release(trust.targets, archive)
+    err.print(f"{cloud}: release {known.counter} is {known.name} {known.version}", highlight=False)
+    out.print(str(known.counter), highlight=False)
+
+
+@release.command("create")
+def create_release(
+    bundle: BundlePath,
+    folder: Folder = Path("keys"),
+    evidence: Annotated[
+        Path | None, typer.Option(help="evidence.json of its evaluation; without it a release stays on the bench")
+    ] = None,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="no self-test, for drills; the signed description says so")
+    ] = False,
+    cloud: Cloud = DEFAULT_CLOUD,
+    token_file: Token = None,
+) -> None:
+    """Checks a bundle, signs it as the next release and gives it to the cloud. Prints its counter.
+
+    Devices get it by a rollout. The self-test on golden inputs runs here, on the archive as it will be delivered.
+    """
+    with _told():
+        signer = load_key(folder / RELEASE_KEY)
+        signed_last = read_trust(folder / TRUST_NAME)
+        package = make_package(bundle, unchecked=unchecked)
+        document = _bytes_of(evidence, MAX_EVIDENCE_BYTES) if evidence else None
+        named = reference(document, package.bundle.digest) if document is not None else None
+    with connected(cloud, token_file, timeout_s=UPLOAD_TIMEOUT_S) as client, _told():
+        trust = client.get_trust()
+        check_continues(signed_last, trust)
+        released = releases_of(trust)
+        if released and (released[-1].digest, released[-1].evidence) == (package.bundle.digest, named):
+            target = released[-1]
+            err.print(f"it is the newest release already: {target.counter}", highlight=False)
+        else:
+            target = package.describe(len(released) + 1, datetime.now(UTC), named)
+            targets = with_release(trust, target, package.archive, signer)
+            client.create_release(targets, package.archive, document)
+        trust = client.get_trust()
+        check_continues(signed_last, trust)
+        write_trust(folder / TRUST_NAME, trust)
+    _say(target, released)
+    out.print(str(target.counter), highlight=False)
+
+
+@release.command("list")
+def list_releases(cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> None:
+    """One row a release, newest first."""
+    table = Table()
+    for column in ("release", "model", "bytes", "self-test", "evidence", "running on", "made", "by", "digest"):
+        table.add_column(column, no_wrap=column in ("release", "model"))
+    with connected(cloud, token_file) as client:
+        for row in client.list_releases().items:
+            words = {None: "none: bench only", True: "accepted", False: "not accepted"}[row.evidence_accepted]
+            made = row.created_at.isoformat(timespec="seconds")
+            model, checked = f"{row.name} {row.version}", "passed" if row.checked else "not run"
+            cells = (str(row.counter), model, str(row.size_bytes), checked, words, str(row.devices_running))
+            table.add_row(*cells, made, row.created_by, row.digest)
+    out.print(table)
+
+
+@release.command("show")
+def show_release(counter: int, cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> None:
+    """One release as JSON, as the REST gives it: the signed description and its evidence."""
+    with connected(cloud, token_file) as client:
+        out.print_json(client.get_release(counter).model_dump_json(by_alias=True))
+
+
+@release.command("verify")
+def verify_releases(
+    path: Annotated[
+        Path | None, typer.Argument(help="a factory kit, or a trust.json; without it the cloud is asked")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--keys", help="your keys: the documents must stand on your own root")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="bundle that must be one of the releases")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="also refuse documents that have expired")] = False,
+    cloud: Cloud = DEFAULT_CLOUD,
+    token_file: Token = None,
+) -> None:
+    """Verifies signed documents from their root on, as a device does, and lists the releases that they name."""
+    with _told():
+        if path is None:
+            with connected(cloud, token_file) as client:
+                trust = client.get_trust()
+        else:
+            trust = read_trust(path / TRUST_NAME if path.is_dir() else path)
+        if folder is not None and read_trust(folder / TRUST_NAME).roots[0] != trust.roots[0]:
+            raise TrustInvalid(f"these documents stand on another root than {folder / TRUST_NAME}; do not use them")
+        chain = check_trust(trust, datetime.now(UTC) if fresh else None)
+        if bundle is None and path is not None and (path / ARCHIVE_NAME).is_file():
+            bundle = path / ARCHIVE_NAME
+        if bundle is not None:
+            archive = make_package(bundle, unchecked=True).archive if bundle.is_dir() else _bytes_of(bundle)
+            known = _newest_of(chain, read_archive(archive).digest)
+            if known is None:
+                raise BundleRefused(f"{bundle} is no release of these documents; do not use it")
+            check_archive(trust, known, archive)
+            err.print(f"{bundle} is release {known.counter}", highlight=False)
+    _print_chain(chain)
+
+
+def _first_release(folder: Path, trust: Trust, package: Package) -> Trust:
+    now = datetime.now(UTC)
+    target = package.describe(1, now)
+    targets = with_release(trust, target, package.archive, load_key(folder / RELEASE_KEY))
+    released = resigned(
+        trust.model_copy(update={"targets": targets}),
+        load_key(folder / ONLINE_KEY),
+        now,
+        timestamp_for=KIT_TIMESTAMP_FOR,
+        snapshot_for=KIT_SNAPSHOT_FOR,
+    )
+    write_trust(folder / TRUST_NAME, released)
+    return released
+
+
+def _newest_of(chain: Chain, digest: str) -> ReleaseTarget | None:
+    return next((target for target in reversed(chain.releases) if target.digest == digest), None)
+
+
+def _bytes_of(path: Path, limit_bytes: int | None = None) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read() if limit_bytes is None else file.read(limit_bytes + 1)
+    except OSError as exc:
+        kind = BundleRefused if limit_bytes is None else EvidenceRefused
+        raise kind(f"{path} cannot be read: {exc.strerror}") from exc
+    return data
+
+
+def _say(target: ReleaseTarget, before: tuple[ReleaseTarget, ...]) -> None:
+    known = {chunk.sha256 for other in before for chunk in other.chunks if other.counter != target.counter}
+    new_bytes = sum(chunk.size_bytes for chunk in target.chunks if chunk.sha256 not in known)
+    err.print(
+        f"release {target.counter}: {target.name} {target.version}, {target.size_bytes} bytes, "
+        f"of which {new_bytes} are in no release before",
+        highlight=False,
+    )
+    if not target.checked:
+        err.print("[bold]its self-test was not run[/], and its signed description says so", highlight=False)
+    if target.evidence is None:
+        err.print("without evidence: it will not leave the bench wave", highlight=False)
+
+
+def _print_chain(chain: Chain) -> None:
+    now = datetime.now(UTC)
+    table = Table()
+    for column in ("document", "version", "expires"):
+        table.add_column(column)
+    for role in (chain.root, chain.targets, chain.snapshot, chain.timestamp):
+        words = " (expired: no update is installed)" if role.is_expired(now) else ""
+        table.add_row(role.type, str(role.version), role.expires.isoformat() + words)
+    out.print(table)
+    for target in chain.releases:
+        out.print(f"{target.counter} {target.name} {target.version} {target.digest}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What stands in the way, as a sentence and an exit code."""
+    try:
+        yield
+    except KeyProblem as exc:
+        err.print(f"[bold red]not done:[/] {escape(str(exc))}", highlight=False)
+        raise typer.Exit(EXIT_BAD_INPUT) from exc
+    except ReleaseError as exc:
+        err.print(f"[bold red]refused:[/] {escape(str(exc))}", highlight=False)
+        raise typer.Exit(EXIT_REFUSED) from exc
+    except OSError as exc:
+        err.print(f"[bold red]not done:[/] {escape(str(exc))}", highlight=False)
+        raise typer.Exit(EXIT_BAD_INPUT) from exc
