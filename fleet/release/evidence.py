@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Literal
 
 from pydantic import Field
@@ -22,7 +23,7 @@ class Evidence(WireModel):
     candidate: Digest = Field(description="the bundle that was evaluated")
     champion: Digest = Field(description="the model it was compared with")
     frozen_set: Sha256 = Field(description="hash of the frozen evaluation set")
-    accepted: bool
+    accepted: bool = Field(strict=True)
     reasons: tuple[str, ...] = Field((), description="why not, when it was not accepted")
     figures: JsonObject = Field(default_factory=dict)
 
@@ -66,7 +67,7 @@ def reference(data: bytes, digest: str) -> EvidenceRef:
 
 
 def check_evidence(release_evidence: EvidenceRef | None, digest: str, data: bytes | None) -> JsonObject | None:
-    """Whether an evidence document is the one that a signed description names; its content.
+    """Whether an evidence document is the one that a signed description names; its content, whole.
 
     Raises:
         EvidenceRefused: one without the other, another document, or one that `reference` refuses.
@@ -77,4 +78,5 @@ def check_evidence(release_evidence: EvidenceRef | None, digest: str, data: byte
         raise EvidenceRefused("the signed release and the evidence sent with it do not belong together; send both")
     if reference(data, digest) != release_evidence:
         raise EvidenceRefused("the evidence is not the document that was signed; send the one of this release")
-    return read_evidence(data).model_dump(mode="json", by_alias=True)
+    whole: JsonObject = json.loads(data)
+    return whole
