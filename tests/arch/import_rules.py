@@ -51,6 +51,7 @@ PURE = (
     "cloud/*/rules.py",
     "models/runtime/results.py",
     "models/runtime/matching.py",
+    "training/gate.py",
     "fleet/contract/*",
 )
 """Decisions and passive cores."""
