@@ -46,7 +46,9 @@ class DeviceSettings(Part):
 class InferenceSettings(Part):
     """The model and its threads."""
 
-    bundle: Path | None = Field(None, description="bundle folder or .zip; without it the shipped edge bundle; not with update.factory")
+    bundle: Path | None = Field(
+        None, description="bundle folder or .zip; without it the shipped edge bundle; not with update.factory"
+    )
     threads: int | None = Field(None, ge=1, le=64, description="ONNX Runtime threads; without it chosen by measurement")
 
 

@@ -116,4 +116,3 @@ class ModelInUse:
                 evidence.faults += 1
 
         return failed
-

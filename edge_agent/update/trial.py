@@ -122,7 +122,9 @@ def read_answer(said: bytes, *, exit_code: int, stderr: bytes, digest: str) -> T
     except (ValueError, ValidationError):
         last = stderr.decode(errors="replace").strip().splitlines()[-1:] or [""]
         how = f"by signal {-exit_code}" if exit_code < 0 else f"with {exit_code}"
-        return TrialResult(UpdateCode.LOAD, f"the trial's process ended {how} without an answer {last[0]}"[:400].strip())
+        return TrialResult(
+            UpdateCode.LOAD, f"the trial's process ended {how} without an answer {last[0]}"[:400].strip()
+        )
     report = SelfTestReport(tuple(Check(c.name, c.passed, c.figure, c.limit, c.detail) for c in answer.checks))
     if answer.digest is not None and answer.digest != digest:
         return TrialResult(UpdateCode.HASH, f"{answer.digest} was tried, not {digest}", report)
