@@ -106,16 +106,17 @@ class Store:
             append_event(connection, self._numbering, event, now)
             enforce(connection, self._numbering, self._quotas, now)
 
-    def append_step(self, step: UpdateStep, *, journal: str, number: int, now: datetime) -> None:
-        """Stores a step of the model update, unless this number of the journal or a later one is stored already."""
+    def append_step(self, step: UpdateStep, *, journal: str, number: int, now: datetime) -> bool:
+        """Stores a step of the model update; False when this number of the journal or a later one is stored already."""
         with self._writing() as connection:
             row = connection.execute("SELECT value FROM meta WHERE key = ?", (STEP_KEY,)).fetchone()
             known_journal, _, known = ("", "", "0") if row is None else str(row["value"]).rpartition(":")
             if known_journal == journal and int(known) >= number:
-                return
+                return False
             append_event(connection, self._numbering, step, now)
             _put(connection, STEP_KEY, f"{journal}:{number}")
             enforce(connection, self._numbering, self._quotas, now)
+        return True
 
     def open_slide(self, name: str, *, target_white_cells: int, now: datetime) -> SlideTotals:
         """The open slide; without one opens `name` (or `name-2`, ... when that was closed before)."""

@@ -104,8 +104,8 @@ Inbound = TrustMessage | DesiredMessage | ChunkMessage | LinkChanged | Event
 class StepStore(Protocol):
     """Keeps steps for the cloud, each number once."""
 
-    def append_step(self, step: UpdateStep, *, journal: str, number: int, now: datetime) -> None:
-        """Stores a step unless its number is known."""
+    def append_step(self, step: UpdateStep, *, journal: str, number: int, now: datetime) -> bool:
+        """Stores a step; False when its number is known."""
         ...
 
 
@@ -350,9 +350,10 @@ class UpdateDriver:
         try:
             for told in record.untold:
                 now = self._clock.now().utc
-                self._store.append_step(told.step, journal=record.journal, number=told.number, now=now)
+                fresh = self._store.append_step(told.step, journal=record.journal, number=told.number, now=now)
                 number = told.number
-                self._log_step(told.step)
+                if fresh:
+                    self._log_step(told.step)
         except DeviceFault as exc:
             log.error("update_step_not_stored", error=str(exc))
         self._outside.stored()

@@ -21,6 +21,7 @@ from edge_agent.config import load_settings
 from edge_agent.console.view import PartState
 from edge_agent.exit_codes import ExitCode
 from edge_agent.inference.engine import open_engine
+from edge_agent.inference.switch import Switch
 from edge_agent.store.reads_sqlite import Reads
 from models.runtime.imaging import encode_png, read_image
 
