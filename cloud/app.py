@@ -22,6 +22,7 @@ from cloud.parts import Parts
 from cloud.releases import routes as release_routes
 from cloud.request_limits import RequestLimits
 from cloud.review import routes as review_routes
+from cloud.rollouts import routes as rollout_routes
 from cloud.web.pages import create_pages
 from fleet.contract.http import Problem
 
@@ -64,7 +65,16 @@ def create_app(
         app.state.parts = parts
     problems.install(app)
     app.add_middleware(RequestLimits, metrics=metrics)
-    for module in (opinion_routes, device_routes, review_routes, dataset_routes, release_routes, health, auth_routes):
+    for module in (
+        opinion_routes,
+        device_routes,
+        review_routes,
+        dataset_routes,
+        release_routes,
+        rollout_routes,
+        health,
+        auth_routes,
+    ):
         app.include_router(module.router)
     app.include_router(create_pages())
     _describe(app)

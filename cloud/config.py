@@ -144,6 +144,7 @@ class WorkerSettings(Part):
     batch_messages: int = Field(100, ge=1, le=1000, description="messages committed together")
     outbox_poll_s: float = Field(0.5, ge=0.05, le=60, description="how often the outbox is looked at")
     figures_period_s: float = Field(2.0, ge=0.1, le=300, description="how often the fleet's figures are read")
+    rollouts_period_s: float = Field(1.0, ge=0.05, le=60, description="how often rollouts are looked at")
     max_backoff_s: float = Field(30.0, ge=0.1, le=600, description="longest wait between two tries")
     status_host: str = Field("127.0.0.1", description="address of the worker's own /metrics, /healthz and /readyz")
     status_port: int | None = Field(9102, ge=0, le=65535, description="their port when the worker runs alone")

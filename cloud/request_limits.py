@@ -18,10 +18,14 @@ MAX_UPLOAD_BYTES = MAX_IMAGE_BYTES + MAX_CONTEXT_BYTES + 64 * 1024
 MAX_BODY_BYTES = 64 * 1024
 """Of everything but an upload."""
 
+MAX_ROLLOUT_BYTES = 2 * 1024 * 1024
+"""Of a rollout that names every device of a large fleet, twice."""
+
 LIMITS = {
     "/v1/second-opinions": MAX_UPLOAD_BYTES,
     "/v1/releases": MAX_RELEASE_BYTES + MAX_TRUST_BYTES + MAX_EVIDENCE_BYTES + 64 * 1024,
     "/v1/trust": 2 * MAX_TRUST_BYTES,
+    "/v1/rollouts": MAX_ROLLOUT_BYTES,
 }
 """Path of an upload -> how large it may be."""
 

@@ -27,6 +27,7 @@ from cloud.metrics import Metrics
 from cloud.releases.publisher import Publisher
 from cloud.releases.signer import Signer
 from cloud.releases.signing import OnlineKey
+from cloud.rollouts.controller import rollout_controller
 from cloud.storage.engine_sqlalchemy import Storage
 from cloud.storage.images_fsspec import ImageStore
 from cloud.storage.leases import Held, Leases
@@ -64,7 +65,7 @@ class Worker:
 
     Args:
         images: where the releases' archives are; by default the settings'.
-        key: signs trust documents again; without it nothing is signed.
+        key: signs trust documents and what devices are to run; without it nothing is signed and no rollout goes on.
         open_bus: makes connections; paho's by default.
     """
 
@@ -92,6 +93,7 @@ class Worker:
             metrics=metrics,
             poll_s=settings.worker.outbox_poll_s,
         )
+        self._rollouts = rollout_controller(storage, metrics, key, period_s=settings.worker.rollouts_period_s)
         self._leases = Leases(storage, lease_s=settings.worker.lease_s)
         self.holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._ingesting = asyncio.Event()
@@ -186,6 +188,8 @@ class Worker:
                 group.create_task(self._read_figures())
                 group.create_task(self._prune(held))
                 group.create_task(self._signer.run(held))
+                if self._rollouts is not None:
+                    group.create_task(self._rollouts.run(held))
                 if self._settings.broker.host is not None:
                     group.create_task(self._linked("host", lambda: self._host_once(held)))
                     group.create_task(self._linked("publisher", lambda: self._publish_once(held)))

@@ -32,7 +32,6 @@ from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import Waiting
 from edge_agent.store.store_sqlite import Store
 from edge_agent.supervision import Worker
-from edge_agent.update.driver import UpdateDriver
 from edge_agent.uplink.asking import AskState
 from edge_agent.uplink.courier import Courier
 from edge_agent.uplink.driver import UplinkDriver
@@ -51,7 +50,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Parts:
-    """What an agent is made of; `driver`, `courier` and `update` are None where nothing is configured."""
+    """What an agent is made of; `driver` and `courier` are None where nothing is configured."""
 
     store: Store
     recorder: RecordLoop
@@ -60,10 +59,9 @@ class Parts:
     metrics: Metrics
     problems: Problems
     clock: Clock
-    report: Callable[[], DeviceReport]
+    report: DeviceReport
     driver: UplinkDriver | None = None
     courier: Courier | None = None
-    update: UpdateDriver | None = None
 
 
 class Agent:
@@ -102,8 +100,6 @@ class Agent:
             workers.append(
                 Worker("courier", parts.courier.run, stop=halt, metrics=parts.metrics, fatal=(StoreDamaged,))
             )
-        if parts.update is not None:
-            workers.append(Worker("update", parts.update.run, stop=halt, metrics=parts.metrics, fatal=(StoreDamaged,)))
         for worker in workers:
             worker.start()
         code = ExitCode.OK
@@ -182,7 +178,10 @@ class Agent:
         found = parts.problems.now()
         parts.metrics.problems.set(len(found))
         if parts.driver is not None:
-            parts.driver.post(ReportChanged(parts.report()))
+            degraded = tuple(problem.code for problem in found)[:32]
+            parts.driver.post(
+                ReportChanged(DeviceReport(parts.report.active, parts.report.self_test, degraded=degraded))
+            )
         return waiting
 
     def _look_at_camera(self) -> None:

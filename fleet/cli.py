@@ -16,6 +16,7 @@ from fleet.labels_cli import app as labels
 from fleet.local.demo import DemoOptions, run_demo
 from fleet.local.errors import LocalError
 from fleet.release_cli import factory, keys, release
+from fleet.rollout_cli import rollout
 
 EXIT_NOT_PROVEN = 1
 
@@ -34,6 +35,7 @@ app.add_typer(keys, name="keys")
 app.command()(factory)
 app.add_typer(release, name="release")
 app.add_typer(labels, name="labels")
+app.add_typer(rollout, name="rollout")
 
 
 @local.command()

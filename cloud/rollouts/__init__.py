@@ -1,1 +1,1 @@
-"""The rollout controller, its routes and what it decided."""
+"""Rollouts: asked for over REST, carried on by the worker that leads, decided by `fleet.rollout`."""

@@ -37,6 +37,10 @@ from fleet.contract.http import (
     ReleaseDetail,
     ReleasePage,
     ReviewLabels,
+    RolloutCommand,
+    RolloutCreate,
+    RolloutDetail,
+    RolloutPage,
     SecondOpinion,
 )
 from fleet.contract.messages import OpinionState
@@ -242,6 +246,42 @@ class CloudClient:
     def get_release(self, counter: int) -> ReleaseDetail:
         """One release with its signed description and its evidence."""
         return self._ask(ReleaseDetail, "GET", f"/v1/releases/{counter}")
+
+    def create_rollout(self, rollout: RolloutCreate) -> RolloutDetail:
+        """Starts to bring a release to devices, wave by wave."""
+        headers = {"content-type": "application/json"}
+        return self._ask(RolloutDetail, "POST", "/v1/rollouts", content=encode(rollout), headers=headers)
+
+    def list_rollouts(self, *, open_only: bool = False, limit: int | None = None) -> RolloutPage:
+        """Rollouts of this token's site, newest first."""
+        query = {"open": "true" if open_only else None, "limit": limit}
+        return self._ask(RolloutPage, "GET", "/v1/rollouts", params=_given(query))
+
+    def get_rollout(self, rollout: str) -> RolloutDetail:
+        """One rollout with its devices, gates and decisions."""
+        return self._ask(RolloutDetail, "GET", f"/v1/rollouts/{_segment(rollout)}")
+
+    def pause_rollout(self, rollout: str, reason: str = "") -> RolloutDetail:
+        """Holds a rollout: nothing further is offered."""
+        return self._command_rollout(rollout, "pause", reason)
+
+    def resume_rollout(self, rollout: str, reason: str = "") -> RolloutDetail:
+        """Goes on where the pause began."""
+        return self._command_rollout(rollout, "resume", reason)
+
+    def abort_rollout(self, rollout: str, reason: str = "") -> RolloutDetail:
+        """Ends a rollout; its devices go back to their old model."""
+        return self._command_rollout(rollout, "abort", reason)
+
+    def roll_back_rollout(self, rollout: str, reason: str = "") -> RolloutDetail:
+        """Like an abort, and also after the end."""
+        return self._command_rollout(rollout, "rollback", reason)
+
+    def _command_rollout(self, rollout: str, command: str, reason: str) -> RolloutDetail:
+        path = f"/v1/rollouts/{_segment(rollout)}/{command}"
+        headers = {"content-type": "application/json"}
+        body = encode(RolloutCommand(reason=reason))
+        return self._ask(RolloutDetail, "POST", path, content=body, headers=headers)
 
     def health(self) -> Health:
         """Whether the cloud lives; LinkDown when it does not."""

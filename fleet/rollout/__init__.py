@@ -1,1 +1,1 @@
-"""Waves, gates, abort and rollback: pure rules; the controller that runs them is `cloud.rollouts`."""
+"""How a release reaches a fleet wave by wave: plan, states, gates and the next step. Decides only; the cloud acts."""

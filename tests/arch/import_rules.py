@@ -45,19 +45,14 @@ PURE = (
     "edge_agent/uplink/link.py",
     "edge_agent/uplink/telling.py",
     "edge_agent/uplink/traffic.py",
-    "edge_agent/update/core.py",
-    "edge_agent/update/record.py",
-    "edge_agent/update/soak.py",
-    "edge_agent/update/states.py",
-    "edge_agent/update/traffic.py",
     "edge_agent/capture/gate.py",
     "edge_agent/capture/freshness.py",
     "edge_agent/capture/selection.py",
     "cloud/*/rules.py",
     "models/runtime/results.py",
     "models/runtime/matching.py",
-    "training/gate.py",
     "fleet/contract/*",
+    "fleet/rollout/*",
 )
 """Decisions and passive cores."""
 

@@ -1,0 +1,250 @@
+"""What people do with rollouts: start, pause, resume, abort, roll back. Within the caller's transaction.
+
+A person changes the state and nothing else; the controller carries it out.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cloud.audit import trail
+from cloud.auth.principals import Permission, Principal
+from cloud.errors import Conflict, NotFound, Unprocessable
+from cloud.rollouts.log import MAX_REASON, decided
+from cloud.rollouts.rows import evidence_accepted, rollout_not_found
+from cloud.storage.tables import DeviceRow, ReleaseRow, RolloutMemberRow, RolloutRow
+from fleet.contract.http import RolloutCreate
+from fleet.contract.messages import UpdateState
+from fleet.contract.release import RolloutState
+from fleet.rollout.plan import PlanError, listed, resolve
+from fleet.rollout.states import OPEN_STATES, RolloutError, RolloutEvent, advance, resume_event
+
+BENCH_DEVICES = 1
+"""Most devices in the first wave of a release without accepted evidence."""
+
+_ENDED = frozenset({RolloutState.ABORTING, RolloutState.ABORTED})
+
+
+async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *, now: datetime) -> str:
+    """Starts a rollout of the principal's site; its id. The controller opens the first wave.
+
+    Raises:
+        Forbidden: the role may not.
+        NotFound: there is no such release.
+        Unprocessable: unknown devices, waves that do not work out, or no evidence for a first wave of several devices.
+        Conflict: another rollout has one of the devices.
+    """
+    by.require(Permission.MANAGE_ROLLOUTS)
+    release = await session.get(ReleaseRow, wanted.counter)
+    if release is None:
+        raise NotFound(f"there is no release {wanted.counter}", code="no_release", hint="see GET /v1/releases")
+    devices = await _devices(session, by, wanted)
+    try:
+        waves = resolve(devices, wanted.waves)
+    except PlanError as exc:
+        raise Unprocessable(str(exc), code="bad_waves", hint="see GET /v1/devices for the devices of the site") from exc
+    if evidence_accepted(release) is not True and len(waves[0]) > BENCH_DEVICES:
+        raise Unprocessable(
+            f"release {release.counter} has no accepted evaluation: its first wave holds at most {BENCH_DEVICES}",
+            code="no_evidence",
+            hint="name one bench device as the first wave, or release the model with its evidence",
+        )
+    await _refuse_conflict(session, devices)
+    await _supersede_stragglers(session, devices, now=now)
+    rollout = RolloutRow(
+        id=uuid.uuid4().hex,
+        site_id=by.site_id,
+        counter=release.counter,
+        state=advance(RolloutState.DRAFT, RolloutEvent.APPROVE).value,
+        waves=[list(wave) for wave in waves],
+        thresholds=wanted.thresholds.model_dump(mode="json"),
+        created_at=now,
+        created_by=by.id,
+    )
+    session.add(rollout)
+    await session.flush()
+    for index, wave in enumerate(waves):
+        for device in wave:
+            session.add(RolloutMemberRow(rollout_id=rollout.id, device=device, site_id=by.site_id, wave=index))
+    sizes = " + ".join(str(len(wave)) for wave in waves)
+    words = f"release {release.counter} to {len(devices)} devices in waves of {sizes}"
+    decided(session, rollout, by, action=RolloutEvent.APPROVE.value, reason=words, now=now)
+    after = {"release": release.counter, "waves": rollout.waves, "thresholds": rollout.thresholds}
+    trail.record(session, by, action="rollout.created", subject=f"rollout/{rollout.id}", after=after)
+    return rollout.id
+
+
+async def pause(session: AsyncSession, by: Principal, rollout_id: str, reason: str, *, now: datetime) -> None:
+    """Holds a rollout where it is; devices that are at it already go on by themselves. Once more is no error."""
+    rollout = await _locked(session, by, rollout_id)
+    before = RolloutState(rollout.state)
+    if before is RolloutState.PAUSED:
+        return
+    _advance(session, rollout, by, RolloutEvent.PAUSE, reason, now=now)
+    rollout.paused_from = before.value
+    rollout.reason = _manual(reason)
+
+
+async def resume(session: AsyncSession, by: Principal, rollout_id: str, reason: str, *, now: datetime) -> None:
+    """Goes on where the pause began. The open wave gets its deadlines anew, and waits for its stragglers again."""
+    rollout = await _locked(session, by, rollout_id)
+    if RolloutState(rollout.state) is not RolloutState.PAUSED or rollout.paused_from is None:
+        raise _wrong_state(f"a rollout that is {rollout.state} cannot be resumed")
+    event = resume_event(RolloutState(rollout.paused_from))
+    _advance(session, rollout, by, event, reason, now=now)
+    rollout.paused_from, rollout.reason = None, ""
+    if rollout.wave_opened_at is not None:
+        rollout.wave_opened_at = now
+    query = select(RolloutMemberRow).where(
+        RolloutMemberRow.rollout_id == rollout.id,
+        RolloutMemberRow.wave == rollout.wave,
+        RolloutMemberRow.straggler.is_(True),
+    )
+    for member in (await session.scalars(query)).all():
+        member.straggler = False
+
+
+async def abort(session: AsyncSession, by: Principal, rollout_id: str, reason: str, *, now: datetime) -> None:
+    """Ends a rollout: every device that was told of it goes back to its old model. Once more is no error."""
+    rollout = await _locked(session, by, rollout_id)
+    if RolloutState(rollout.state) in _ENDED:
+        return
+    _advance(session, rollout, by, RolloutEvent.ABORT, reason, now=now)
+    rollout.reason = _manual(reason)
+
+
+async def roll_back(session: AsyncSession, by: Principal, rollout_id: str, reason: str, *, now: datetime) -> None:
+    """Like an abort, and also after the end, as long as no later rollout has changed one of its devices."""
+    rollout = await _locked(session, by, rollout_id)
+    if RolloutState(rollout.state) is not RolloutState.COMPLETED:
+        await abort(session, by, rollout_id, reason, now=now)
+        return
+    devices = list((await session.scalars(_told(rollout.id))).all())
+    await _lock_devices(session, devices)
+    await _refuse_conflict(session, devices)
+    await _refuse_later(session, rollout, devices)
+    _advance(session, rollout, by, RolloutEvent.ROLL_BACK, reason, now=now)
+    rollout.reason, rollout.finished_at = _manual(reason), None
+
+
+async def _devices(session: AsyncSession, by: Principal, wanted: RolloutCreate) -> list[str]:
+    """The rollout's devices in order, their rows locked: two rollouts started at once must see each other."""
+    own = select(DeviceRow.device).where(DeviceRow.site_id == by.site_id, DeviceRow.revoked_at.is_(None))
+    known = list((await session.scalars(own.order_by(DeviceRow.device))).all())
+    named = [device for wave in wanted.waves for device in wave.devices]
+    only_named = bool(wanted.waves) and all(wave.devices for wave in wanted.waves)
+    devices = list(wanted.devices) or (named if only_named else known)
+    if strangers := sorted({*devices, *named} - set(known)):
+        raise Unprocessable(
+            f"there is no device of this name in this site: {listed(strangers)}",
+            code="unknown_device",
+            hint="see GET /v1/devices",
+        )
+    await _lock_devices(session, devices)
+    return devices
+
+
+async def _lock_devices(session: AsyncSession, devices: Sequence[str]) -> None:
+    query = select(DeviceRow.device).where(DeviceRow.device.in_(devices)).order_by(DeviceRow.device)
+    await session.execute(query.with_for_update(key_share=True))
+
+
+async def _refuse_conflict(session: AsyncSession, devices: Iterable[str]) -> None:
+    query = (
+        select(RolloutRow.id, RolloutRow.state, RolloutMemberRow.device)
+        .join(RolloutMemberRow, RolloutMemberRow.rollout_id == RolloutRow.id)
+        .where(RolloutRow.state.in_([state.value for state in OPEN_STATES]), RolloutMemberRow.device.in_(list(devices)))
+        .order_by(RolloutRow.created_at, RolloutMemberRow.device)
+    )
+    found = (await session.execute(query.limit(1))).first()
+    if found is not None:
+        rollout_id, state, device = found
+        raise Conflict(
+            f"{device} is in the rollout {rollout_id}, which is {state}",
+            code="rollout_conflict",
+            hint=f"wait for its end, or abort it: ahs-fleet rollout abort {rollout_id}",
+        )
+
+
+async def _refuse_later(session: AsyncSession, rollout: RolloutRow, devices: Sequence[str]) -> None:
+    query = (
+        select(RolloutRow.id, RolloutMemberRow.device)
+        .join(RolloutMemberRow, RolloutMemberRow.rollout_id == RolloutRow.id)
+        .where(
+            RolloutRow.state == RolloutState.COMPLETED.value,
+            RolloutRow.created_at > rollout.created_at,
+            RolloutMemberRow.desired_version.is_not(None),
+            RolloutMemberRow.device.in_(devices),
+        )
+    )
+    found = (await session.execute(query.limit(1))).first()
+    if found is not None:
+        rollout_id, device = found
+        raise Conflict(
+            f"{device} has been changed since by the rollout {rollout_id}",
+            code="rollout_superseded",
+            hint=f"roll that one back first: ahs-fleet rollout rollback {rollout_id}",
+        )
+
+
+async def _supersede_stragglers(session: AsyncSession, devices: Sequence[str], *, now: datetime) -> None:
+    """Devices that an ended rollout still expects belong to the new one from now on."""
+    query = (
+        select(RolloutMemberRow)
+        .join(RolloutRow, RolloutRow.id == RolloutMemberRow.rollout_id)
+        .where(
+            RolloutRow.state == RolloutState.COMPLETED.value,
+            RolloutMemberRow.straggler.is_(True),
+            RolloutMemberRow.state != UpdateState.CONFIRMED.value,
+            RolloutMemberRow.device.in_(devices),
+        )
+    )
+    for member in (await session.scalars(query)).all():
+        member.straggler, member.state, member.state_since = False, UpdateState.SUPERSEDED.value, now
+
+
+def _told(rollout_id: str) -> Select[str]:
+    return select(RolloutMemberRow.device).where(
+        RolloutMemberRow.rollout_id == rollout_id, RolloutMemberRow.desired_version.is_not(None)
+    )
+
+
+async def _locked(session: AsyncSession, by: Principal, rollout_id: str) -> RolloutRow:
+    by.require(Permission.MANAGE_ROLLOUTS)
+    query = select(RolloutRow).where(RolloutRow.id == rollout_id, RolloutRow.site_id == by.site_id)
+    rollout: RolloutRow | None = await session.scalar(query.with_for_update())
+    if rollout is None:
+        raise rollout_not_found(rollout_id)
+    return rollout
+
+
+def _advance(
+    session: AsyncSession, rollout: RolloutRow, by: Principal, event: RolloutEvent, reason: str, *, now: datetime
+) -> None:
+    before = rollout.state
+    try:
+        rollout.state = advance(RolloutState(before), event).value
+    except RolloutError as exc:
+        raise _wrong_state(str(exc)) from exc
+    decided(session, rollout, by, action=event.value, reason=reason, now=now)
+    trail.record(
+        session,
+        by,
+        action=f"rollout.{event.value}",
+        subject=f"rollout/{rollout.id}",
+        before={"state": before},
+        after={"state": rollout.state, "reason": reason},
+    )
+
+
+def _manual(reason: str) -> str:
+    return f"manual: {reason or 'no reason given'}"[:MAX_REASON]
+
+
+def _wrong_state(words: str) -> Conflict:
+    return Conflict(words, code="wrong_state", hint="read it again: GET /v1/rollouts/{id}")

@@ -1,0 +1,233 @@
+"""The figures that a wave is held against. Pure.
+
+A gate is green, red, or waits for evidence. Only green passes: what is not known never counts as good. A figure that is
+no number passes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from fleet.contract.http import GateFigure
+from fleet.contract.messages import SoakFigures, UpdateState
+from fleet.contract.release import Thresholds
+from fleet.rollout.members import Member
+from fleet.rollout.plan import share_of
+
+MAX_UNCERTAIN_RISE = 0.25
+"""By how much the share of uncertain fields may grow over the device's own baseline."""
+
+MAX_WITHHELD_RISE = 0.25
+MAX_LATENCY_RATIO = 3.0
+"""Median time of a field, new over old; each device has a stricter limit of its own."""
+
+QUALITY = ("self_test", "disagreement", "uncertain_rise", "withheld_rise", "latency")
+"""Gates that stop a rollout when they are red."""
+
+OF_THE_WAVE = frozenset({"confirmed", "undecided", "bad", "fields", *QUALITY})
+"""Gates that a wave passes before it rests."""
+
+
+class Verdict(StrEnum):
+    """What a gate says."""
+
+    GREEN = "green"
+    RED = "red"
+    WAITS = "waits"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One figure against its limit."""
+
+    name: str
+    verdict: Verdict
+    figure: float | None
+    limit: float | None
+    text: str
+
+    @property
+    def row(self) -> GateFigure:
+        """As it is stored with a decision and shown."""
+        figure, limit = _finite(self.figure), _finite(self.limit)
+        return GateFigure(
+            name=self.name, figure=figure, limit=limit, passed=self.verdict is Verdict.GREEN, text=self.text[:300]
+        )
+
+
+def counted(members: Sequence[Member], wave: int) -> list[Member]:
+    """Those of a wave that it is judged by: without stragglers and devices that are gone."""
+    return [member for member in members if member.wave == wave and not member.straggler and not member.gone]
+
+
+def needed(thresholds: Thresholds, count: int) -> int:
+    """How many of so many devices must be confirmed: at least one, since nobody proves nothing."""
+    return max(1, share_of(thresholds.p_ok, count))
+
+
+def error_limit(thresholds: Thresholds, *, attempted: int, count: int) -> int:
+    """From how many bad devices on a rollout stops; one where there is only one device."""
+    least = 1 if count <= 1 else thresholds.min_errors
+    return max(least, share_of(thresholds.p_error, attempted))
+
+
+def wave_gates(
+    members: Sequence[Member],
+    wave: int,
+    thresholds: Thresholds,
+    *,
+    now: datetime,
+    soaking_since: datetime | None,
+    evidence_accepted: bool | None,
+) -> list[Gate]:
+    """All gates of a wave, in the order in which they are shown."""
+    own = counted(members, wave)
+    gates = [*_counts(own, thresholds), _fields(own, thresholds), *_quality(own, thresholds)]
+    gates.append(_soak(thresholds, now=now, soaking_since=soaking_since))
+    gates.append(_evidence(evidence_accepted))
+    return gates
+
+
+def settled(gates: Sequence[Gate]) -> bool:
+    """Whether a wave has done its part and may rest: all green but the rest itself and the release's evidence."""
+    return all(gate.verdict is Verdict.GREEN for gate in gates if gate.name in OF_THE_WAVE)
+
+
+def rested(gates: Sequence[Gate]) -> bool:
+    """Whether a wave has done its part and its rest is over."""
+    return all(gate.verdict is Verdict.GREEN for gate in gates if gate.name != "evidence")
+
+
+def may_go_on(gates: Sequence[Gate]) -> bool:
+    """Whether a further wave may open."""
+    return bool(gates) and all(gate.verdict is Verdict.GREEN for gate in gates)
+
+
+def red_quality(gates: Sequence[Gate]) -> list[Gate]:
+    """The quality gates that stop the rollout."""
+    return [gate for gate in gates if gate.name in QUALITY and gate.verdict is Verdict.RED]
+
+
+def _counts(own: Sequence[Member], thresholds: Thresholds) -> list[Gate]:
+    confirmed = sum(member.confirmed for member in own)
+    enough = needed(thresholds, len(own))
+    undecided = sum(member.undecided and member.online for member in own)
+    bad = sum(member.bad for member in own)
+    attempted = sum(member.attempted or member.bad for member in own)
+    limit = error_limit(thresholds, attempted=attempted, count=len(own))
+    return [
+        Gate(
+            "confirmed",
+            _green(confirmed >= enough),
+            confirmed,
+            enough,
+            f"{confirmed} of {len(own)} confirmed, {enough} needed",
+        ),
+        Gate("undecided", _green(undecided == 0), undecided, 0, f"{undecided} online and not yet decided"),
+        Gate(
+            "bad",
+            Verdict.GREEN if bad < limit else Verdict.RED,
+            bad,
+            limit,
+            f"{bad} of {attempted} tried went bad; {limit} stop the rollout",
+        ),
+    ]
+
+
+def _fields(own: Sequence[Member], thresholds: Thresholds) -> Gate:
+    """Fields read with the new model by the confirmed device that read fewest."""
+    read = [member.standing.soak.fields if member.standing.soak else 0 for member in own if member.confirmed]
+    least = min(read, default=None)
+    enough = least is not None and least >= thresholds.min_fields
+    words = f"at least {least} fields on each confirmed device" if enough else "insufficient evidence: too few fields"
+    return Gate("fields", _green(enough), least, thresholds.min_fields, words)
+
+
+def _quality(own: Sequence[Member], thresholds: Thresholds) -> list[Gate]:
+    """Over the devices that run the new model and have shown enough of it."""
+    running = [m for m in own if m.standing.state in {UpdateState.UNCONFIRMED, UpdateState.CONFIRMED}]
+    shown = [m.standing.soak for m in running if m.standing.soak and m.standing.soak.fields >= thresholds.min_fields]
+    failed = sum(member.standing.self_test_passed is False for member in running)
+    gates = [
+        Gate(
+            "self_test",
+            Verdict.RED if failed else Verdict.GREEN,
+            failed,
+            0,
+            f"{failed} devices fail their self-test" if failed else "no device fails its self-test",
+        )
+    ]
+    disagreement = _mean(shown, lambda soak: soak.disagreement_ratio, lambda soak: soak.white_cells)
+    gates.append(_judge("disagreement", disagreement, thresholds.max_disagreement, "of white cells named differently"))
+    for name, value, limit, words in (
+        ("uncertain_rise", _uncertain_rise, MAX_UNCERTAIN_RISE, "more uncertain fields than before"),
+        ("withheld_rise", _withheld_rise, MAX_WITHHELD_RISE, "more withheld fields than before"),
+        ("latency", _latency, MAX_LATENCY_RATIO, "times as long for a field as before"),
+    ):
+        figure = _mean(shown, value, lambda soak: soak.fields)
+        gates.append(_judge(name, figure, limit, words))
+    return gates
+
+
+def _uncertain_rise(soak: SoakFigures) -> float | None:
+    return _rise(soak.uncertain_ratio, soak.baseline_uncertain_ratio)
+
+
+def _withheld_rise(soak: SoakFigures) -> float | None:
+    return _rise(soak.withheld_ratio, soak.baseline_withheld_ratio)
+
+
+def _latency(soak: SoakFigures) -> float | None:
+    return soak.latency_ratio
+
+
+def _rise(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+def _mean(
+    shown: Sequence[SoakFigures],
+    value: Callable[[SoakFigures], float | None],
+    weight: Callable[[SoakFigures], int],
+) -> float | None:
+    """Mean over devices, weighted by what each has shown; None without any."""
+    pairs = [(found, weight(soak)) for soak in shown if (found := value(soak)) is not None]
+    total = sum(weighed for _, weighed in pairs)
+    return sum(found * weighed for found, weighed in pairs) / total if total else None
+
+
+def _judge(name: str, figure: float | None, limit: float, words: str) -> Gate:
+    if figure is None:
+        return Gate(name, Verdict.WAITS, None, limit, "insufficient evidence: no figure yet")
+    good = figure <= limit
+    unit = f"{figure:.1f}" if name == "latency" else f"{figure:.0%}"
+    return Gate(name, Verdict.GREEN if good else Verdict.RED, figure, limit, f"{unit} {words}")
+
+
+def _soak(thresholds: Thresholds, *, now: datetime, soaking_since: datetime | None) -> Gate:
+    if soaking_since is None:
+        return Gate("soak", Verdict.WAITS, None, thresholds.soak_s, "the rest begins when the wave is done")
+    elapsed_s = max(0.0, (now - soaking_since).total_seconds())
+    words = f"{elapsed_s:.0f} s of {thresholds.soak_s:.0f} s"
+    return Gate("soak", _green(elapsed_s >= thresholds.soak_s), elapsed_s, thresholds.soak_s, words)
+
+
+def _evidence(accepted: bool | None) -> Gate:
+    words = {
+        True: "the release's evaluation was accepted",
+        False: "the release's evaluation was not accepted",
+        None: "the release has no evaluation",
+    }[accepted]
+    return Gate("evidence", _green(accepted is True), float(accepted is True), 1, words)
+
+
+def _green(passed: bool) -> Verdict:
+    return Verdict.GREEN if passed else Verdict.WAITS
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,497 @@
+"""Rollouts from REST to the devices' reports, on both databases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from cloud.config import Settings
+from cloud.errors import LeaseLost
+from cloud.metrics import Metrics
+from cloud.rollouts.controller import RolloutController, signing
+from cloud.storage.leases import Held, Leases
+from cloud.storage.tables import (
+    AuditRow,
+    DesiredRow,
+    LeaseRow,
+    ReleaseRow,
+    RolloutDecisionRow,
+    RolloutMemberRow,
+    RolloutRow,
+)
+from fleet.contract.http import RolloutDetail
+from fleet.contract.messages import UpdateState
+from fleet.contract.release import RolloutState
+from fleet.release.keys import make_keys, save_keys
+from tests.fakes.fleet_reports import GOOD, NEW, OLD, Clock, ReportedFleet, add_release
+
+pytestmark = pytest.mark.anyio
+
+S, R = UpdateState, RolloutState
+QUICK = {"soak_s": 60, "step_deadline_s": 600, "wave_deadline_s": 3600, "min_fields": 10}
+TWO_WAVES = [{"devices": ["bench-1"]}, {"percent": 100}]
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+@dataclass
+class Floor:
+    """A cloud, its devices, the controller that leads, and an operator."""
+
+    cloud: Any
+    fleet: ReportedFleet
+    clock: Clock
+    controller: RolloutController
+    held: Held
+    headers: dict[str, str]
+
+    async def post(self, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+        return await self.cloud.http.post(path, json=body, headers=headers or self.headers)
+
+    async def create(self, **changes: Any) -> str:
+        body = {"counter": 2, "waves": TWO_WAVES, "thresholds": QUICK} | changes
+        answer = await self.post("/v1/rollouts", body)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["summary"]["id"])
+
+    async def command(self, rollout: str, name: str, reason: str = "") -> Any:
+        return await self.post(f"/v1/rollouts/{rollout}/{name}", {"reason": reason})
+
+    async def get(self, rollout: str) -> RolloutDetail:
+        answer = await self.cloud.http.get(f"/v1/rollouts/{rollout}", headers=self.headers)
+        assert answer.status_code == 200, answer.text
+        return RolloutDetail.model_validate_json(answer.content)
+
+    async def state(self, rollout: str) -> RolloutState:
+        return (await self.get(rollout)).summary.state
+
+    async def look(self) -> int:
+        return await self.controller.look(self.held)
+
+    async def go(self, seconds: float = 0) -> None:
+        """Time passes, the controller looks, the devices follow, the controller looks again."""
+        self.clock.pass_s(seconds)
+        await self.look()
+        await self.fleet.follow()
+        await self.look()
+
+    async def actions(self, rollout: str) -> list[str]:
+        return [row.action for row in reversed((await self.get(rollout)).decisions)]
+
+    @property
+    def set_desired(self) -> Any:
+        return signing(self.cloud.app.state.parts.releases.key)
+
+    def new_controller(self, set_desired: Any = None) -> RolloutController:
+        return RolloutController(self.cloud.storage, Metrics(), set_desired or self.set_desired, now=self.clock)
+
+    def dying_after(self, calls: int) -> Any:
+        """A way to tell devices that dies in the middle of it, after so many were told."""
+        left, set_desired = calls, self.set_desired
+
+        async def dying(session: Any, **told: Any) -> int:
+            nonlocal left
+            version: int = await set_desired(session, **told)
+            left -= 1
+            if left < 0:
+                raise Killed
+            return version
+
+        return dying
+
+
+@pytest.fixture
+async def floor(settings_for: Callable[..., Settings], tools: Any, tmp_path: Path) -> AsyncIterator[Floor]:
+    save_keys(tmp_path / "keys", make_keys())
+    settings = settings_for(releases={"online_key_file": tmp_path / "keys" / "online.key"})
+    async with tools.running(settings, tools.StagedAnalyser()) as cloud:
+        clock = Clock()
+        fleet = ReportedFleet(cloud.storage, clock)
+        await fleet.add("bench-1", "bench-2", "bench-3")
+        await add_release(cloud.storage, 1, OLD)
+        await add_release(cloud.storage, 2, NEW)
+        held = await Leases(cloud.storage, lease_s=600).acquire("host", "a test")
+        assert held is not None
+        controller = RolloutController(cloud.storage, Metrics(), signing(cloud.app.state.parts.releases.key), now=clock)
+        yield Floor(cloud, fleet, clock, controller, held, tools.bearer(await cloud.token()))
+
+
+def states(found: RolloutDetail) -> dict[str, str]:
+    return {member.device: member.state.value for member in found.members}
+
+
+async def count(floor: Floor, table: Any, *where: Any) -> int:
+    async with floor.cloud.storage.reading() as session:
+        return int(await session.scalar(select(func.count()).select_from(table).where(*where)) or 0)
+
+
+async def test_a_release_goes_from_wave_to_wave_and_every_decision_is_on_record(floor: Floor) -> None:
+    rollout = await floor.create()
+    assert await floor.state(rollout) is R.APPROVED
+
+    await floor.look()
+    desired = await floor.fleet.desired()
+    assert desired["bench-1"].activation == "activate"
+    assert {desired[name].activation for name in ("bench-2", "bench-3")} == {"download"}
+    assert {told.release for told in desired.values()} == {NEW}
+    assert {told.rollout for told in desired.values()} == {rollout}
+
+    await floor.fleet.follow()
+    await floor.look()
+    found = await floor.get(rollout)
+    assert found.summary.state is R.SOAKING
+    assert states(found) == {"bench-1": "confirmed", "bench-2": "verified", "bench-3": "verified"}
+    assert {gate.name: gate.passed for gate in found.gates}["soak"] is False
+
+    await floor.go(61)
+    assert await floor.state(rollout) is R.SOAKING
+    await floor.go(61)
+    found = await floor.get(rollout)
+    assert found.summary.state is R.COMPLETED
+    assert found.summary.confirmed == 3
+    assert {device.active for device in floor.fleet.devices.values()} == {NEW}
+    assert await floor.actions(rollout) == [
+        *("approve", "open_wave", "offer_activation", "offer_download", "soak"),
+        *("open_wave", "offer_activation", "soak", "complete"),
+    ]
+    passed = next(row for row in found.decisions if row.action == "open_wave")
+    assert all(gate.passed for gate in passed.gates)
+    assert {row.by for row in found.decisions} == {"a operator", "controller"}
+    assert await floor.look() == 0
+
+
+async def test_a_bad_model_stops_in_the_first_wave_and_the_devices_stay_on_the_old_one(floor: Floor) -> None:
+    floor.fleet.devices["bench-1"].fails = "E_SELFTEST"
+    rollout = await floor.create()
+    await floor.go()
+    found = await floor.get(rollout)
+    assert found.summary.state is R.ABORTING
+    assert found.summary.reason == "wave 0: bench-1 E_SELFTEST"
+    await floor.go()
+    found = await floor.get(rollout)
+    assert found.summary.state is R.ABORTED
+    assert found.summary.reason == "wave 0: bench-1 E_SELFTEST"
+    assert states(found) == {"bench-1": "failed", "bench-2": "cancelled", "bench-3": "cancelled"}
+    assert {device.active for device in floor.fleet.devices.values()} == {OLD}
+    assert {told.release for told in (await floor.fleet.desired()).values()} == {OLD}
+    stop = next(row for row in found.decisions if row.action == "abort")
+    assert not {gate.name: gate.passed for gate in stop.gates}["bad"]
+    assert await count(floor, AuditRow, AuditRow.action == "rollout.abort") == 1
+
+
+async def test_live_fields_that_disagree_take_the_model_back(floor: Floor) -> None:
+    rollout = await floor.create()
+    await floor.look()
+    told = (await floor.fleet.desired())["bench-1"]
+    bench = floor.fleet.devices["bench-1"]
+    worse = GOOD.model_copy(update={"disagreement_ratio": 0.6})
+    await bench.report(active=NEW, counter=2, state="unconfirmed", rollout=rollout, version=told.version, soak=worse)
+    await floor.go()
+    assert (await floor.get(rollout)).summary.reason == "wave 0: disagreement 60% of white cells named differently"
+    await floor.go()
+    assert await floor.state(rollout) is R.ABORTED
+    assert bench.active == OLD
+
+
+async def test_a_release_without_accepted_evidence_never_leaves_the_first_wave(floor: Floor) -> None:
+    await add_release(floor.cloud.storage, 3, NEW, accepted=None)
+    refused = await floor.post("/v1/rollouts", {"counter": 3, "waves": [{"percent": 100}]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "no_evidence")
+
+    rollout = await floor.create(counter=3)
+    await floor.go()
+    await floor.go(61)
+    found = await floor.get(rollout)
+    assert found.summary.state is R.PAUSED
+    assert found.summary.reason.startswith("auto: the release has no accepted evaluation")
+    assert set(await floor.fleet.desired()) == {"bench-1"}
+    assert (await floor.command(rollout, "resume")).status_code == 200
+    await floor.go(100)
+    assert await floor.state(rollout) is R.PAUSED
+    assert set(await floor.fleet.desired()) == {"bench-1"}
+
+
+async def test_a_device_that_is_away_is_a_straggler_and_gets_the_release_on_its_return(floor: Floor) -> None:
+    await floor.fleet.devices["bench-3"].leave()
+    rollout = await floor.create()
+    await floor.go()
+    await floor.go(61)
+    await floor.go(3601)
+    await floor.go(61)
+    found = await floor.get(rollout)
+    assert found.summary.state is R.COMPLETED
+    assert [member.device for member in found.members if member.straggler] == ["bench-3"]
+
+    await floor.fleet.devices["bench-3"].connect()
+    await floor.go()
+    assert floor.fleet.devices["bench-3"].active == NEW
+    assert (await floor.get(rollout)).summary.confirmed == 3
+    assert await floor.look() == 0
+
+
+async def test_a_silent_bench_pauses_the_rollout_and_a_person_goes_on_or_gives_up(floor: Floor) -> None:
+    rollout = await floor.create()
+    await floor.look()
+    floor.clock.pass_s(601)
+    await floor.look()
+    found = await floor.get(rollout)
+    assert found.summary.state is R.PAUSED
+    assert found.summary.reason == "auto: wave 0: insufficient evidence: bench-1 is online and idle"
+
+    assert (await floor.command(rollout, "resume", "switched the lamp on")).json()["summary"]["state"] == "running"
+    floor.clock.pass_s(-601)  # people's time is the real one
+    await floor.look()
+    assert await floor.state(rollout) is R.RUNNING
+    assert (await floor.command(rollout, "abort", "not today")).json()["summary"]["reason"] == "manual: not today"
+    await floor.go()
+    assert await floor.state(rollout) is R.ABORTED
+    assert (await floor.command(rollout, "abort")).status_code == 200
+    assert (await floor.command(rollout, "resume")).status_code == 409
+
+
+async def test_a_pause_offers_nothing_and_a_resume_goes_on_where_it_was(floor: Floor) -> None:
+    rollout = await floor.create()
+    await floor.go()
+    paused = await floor.command(rollout, "pause", "lunch")
+    assert (paused.json()["summary"]["state"], paused.json()["summary"]["reason"]) == ("paused", "manual: lunch")
+    await floor.go(1000)
+    assert await floor.state(rollout) is R.PAUSED
+    assert (await floor.fleet.desired())["bench-2"].activation == "download"
+    assert (await floor.command(rollout, "resume")).json()["summary"]["state"] == "soaking"
+    await floor.go()
+    assert floor.fleet.devices["bench-2"].active == NEW
+
+
+async def test_a_completed_rollout_is_rolled_back_and_not_when_a_later_one_has_been_there(floor: Floor) -> None:
+    first = await floor.create()
+    for _ in range(4):
+        await floor.go(61)
+    assert await floor.state(first) is R.COMPLETED
+    assert (await floor.command(first, "abort")).json()["code"] == "wrong_state"
+    assert (await floor.command(first, "rollback", "second thoughts")).json()["summary"]["state"] == "aborting"
+    await floor.go()
+    assert await floor.state(first) is R.ABORTED
+    assert {device.active for device in floor.fleet.devices.values()} == {OLD}
+
+    second, third = await floor.create(), ""
+    for _ in range(4):
+        await floor.go(61)
+    await add_release(floor.cloud.storage, 3, "sha256:" + "3" * 64)
+    third = await floor.create(counter=3)
+    refused = await floor.command(second, "rollback")
+    assert (refused.status_code, refused.json()["code"]) == (409, "rollout_conflict")
+    await floor.go()
+    assert (await floor.command(third, "abort")).status_code == 200
+    await floor.go()
+    assert await floor.state(third) is R.ABORTED
+    assert {device.active for device in floor.fleet.devices.values()} == {NEW}
+
+
+async def test_an_abort_ends_though_a_device_stays_away_which_goes_back_when_it_returns(floor: Floor) -> None:
+    rollout = await floor.create()
+    await floor.go()
+    bench = floor.fleet.devices["bench-1"]
+    await bench.leave()
+    await floor.command(rollout, "abort")
+    await floor.go()
+    assert await floor.state(rollout) is R.ABORTING
+    await floor.go(3601)
+    assert await floor.state(rollout) is R.ABORTED
+    await bench.connect()
+    await floor.fleet.follow()
+    assert bench.active == OLD
+
+
+async def test_a_device_belongs_to_one_rollout_at_a_time_and_the_refusal_names_it(floor: Floor) -> None:
+    rollout = await floor.create()
+    again = await floor.post("/v1/rollouts", {"counter": 2, "devices": ["bench-3"]})
+    assert again.status_code == 409
+    assert rollout in again.json()["detail"]
+    assert "bench-3" in again.json()["detail"]
+
+
+async def test_a_straggler_of_an_ended_rollout_belongs_to_the_next_one(floor: Floor) -> None:
+    await floor.fleet.devices["bench-3"].leave()
+    first = await floor.create()
+    await floor.go()
+    await floor.go(61)
+    await floor.go(3601)
+    await floor.go(61)
+    assert await floor.state(first) is R.COMPLETED
+    await add_release(floor.cloud.storage, 3, "sha256:" + "3" * 64)
+    await floor.create(counter=3, devices=["bench-3"], waves=[])
+    await floor.fleet.devices["bench-3"].connect()
+    await floor.go()
+    assert floor.fleet.devices["bench-3"].active == "sha256:" + "3" * 64
+    assert states(await floor.get(first))["bench-3"] == "confirmed" or not (await floor.get(first)).members[2].straggler
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"counter": 9}, 404, "no_release"),
+        ({"devices": ["bench-1", "bench-9"]}, 422, "unknown_device"),
+        ({"waves": [{"devices": ["bench-9"]}]}, 422, "unknown_device"),
+        ({"waves": [{"percent": 50}]}, 422, "bad_waves"),
+        ({"waves": [{"devices": ["bench-1"]}, {"devices": ["bench-1"]}]}, 422, "bad_waves"),
+        ({"waves": [{}]}, 422, "invalid_request"),
+        ({"thresholds": {"p_ok": "most"}}, 422, "invalid_request"),
+        ({"thresholds": {"p_ok": 0}}, 422, "invalid_request"),
+        ({"thresholds": {"p_eror": 0.1}}, 422, "invalid_request"),
+        ({"thresholds": {"p_error": True}}, 422, "invalid_request"),
+        ({"thresholds": {"soak_s": "60"}}, 422, "invalid_request"),
+        ({"thresholds": None}, 422, "invalid_request"),
+        ({"treshholds": {}}, 422, "invalid_request"),
+    ],
+)
+async def test_what_cannot_be_meant_is_refused_and_nothing_is_kept(
+    floor: Floor, changes: dict[str, Any], status: int, code: str
+) -> None:
+    answer = await floor.post("/v1/rollouts", {"counter": 2, "waves": TWO_WAVES} | changes)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert await count(floor, RolloutRow) == 0
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+async def test_a_threshold_that_is_no_number_is_refused(floor: Floor, value: str) -> None:
+    headers = floor.headers | {"content-type": "application/json"}
+    for name in ("p_ok", "p_error", "soak_s", "max_disagreement", "wave_deadline_s", "min_fields"):
+        body = json.dumps({"counter": 2, "thresholds": {}}).replace("{}", f'{{"{name}": {value}}}')
+        answer = await floor.cloud.http.post("/v1/rollouts", content=body, headers=headers)
+        assert answer.status_code == 422, (name, answer.text)
+    assert await count(floor, RolloutRow) == 0
+
+
+async def test_without_the_online_key_no_rollout_is_started(sqlite_app: Any, tools: Any) -> None:
+    headers = tools.bearer(await sqlite_app.token())
+    answer = await sqlite_app.http.post("/v1/rollouts", json={"counter": 2}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (409, "releases_off")
+
+
+async def test_only_who_may_starts_or_stops_and_another_site_sees_nothing(floor: Floor, tools: Any) -> None:
+    rollout = await floor.create()
+    viewer = tools.bearer(await floor.cloud.token("viewer"))
+    stranger = tools.bearer(await floor.cloud.token("operator", site="lab-b"))
+    assert (await floor.post("/v1/rollouts", {"counter": 2}, viewer)).status_code == 403
+    for name in ("pause", "resume", "abort", "rollback"):
+        assert (await floor.post(f"/v1/rollouts/{rollout}/{name}", None, viewer)).status_code == 403
+        assert (await floor.post(f"/v1/rollouts/{rollout}/{name}", None, stranger)).status_code == 404
+    assert (await floor.cloud.http.get(f"/v1/rollouts/{rollout}", headers=viewer)).status_code == 200
+    assert (await floor.cloud.http.get(f"/v1/rollouts/{rollout}", headers=stranger)).status_code == 404
+    page = await floor.cloud.http.get("/v1/rollouts", headers=stranger)
+    assert page.json()["items"] == []
+    page = await floor.cloud.http.get("/v1/rollouts", headers=viewer)
+    assert [item["id"] for item in page.json()["items"]] == [rollout]
+
+
+async def test_stored_thresholds_that_cannot_be_read_open_nothing(floor: Floor) -> None:
+    rollout = await floor.create()
+    async with floor.cloud.storage.writing() as session:
+        await session.execute(update(RolloutRow).values(thresholds={"p_ok": "lost"}))
+    await floor.go()
+    found = await floor.get(rollout)
+    assert (found.summary.state, found.summary.reason) == (R.PAUSED, "auto: the thresholds cannot be read")
+    assert await floor.fleet.desired() == {}
+
+
+async def test_a_controller_killed_between_any_two_steps_is_followed_by_one_that_tells_nobody_twice(
+    floor: Floor,
+) -> None:
+    rollout = await floor.create(waves=[{"percent": 100}])
+    for calls in range(3):
+        with pytest.raises(Killed):
+            await floor.new_controller(floor.dying_after(calls)).look(floor.held)
+        assert await floor.fleet.desired() == {}
+    for _ in range(3):
+        await floor.new_controller().look(floor.held)
+    assert {told.version for told in (await floor.fleet.desired()).values()} == {1}
+
+    await floor.fleet.follow("bench-1")
+    await floor.new_controller().look(floor.held)
+    await floor.command(rollout, "abort")
+    for calls in range(3):
+        with pytest.raises(Killed):
+            await floor.new_controller(floor.dying_after(calls)).look(floor.held)
+    await floor.new_controller().look(floor.held)
+    await floor.fleet.follow()
+    await floor.new_controller().look(floor.held)
+    assert await floor.state(rollout) is R.ABORTED
+    assert {told.version for told in (await floor.fleet.desired()).values()} == {2}
+    assert [order[0] for order in floor.fleet.devices["bench-1"].orders] == [1, 2]
+    actions = await floor.actions(rollout)
+    assert sorted(actions) == sorted(["approve", "open_wave", "offer_activation", "abort", "return", "returned"])
+
+
+async def test_a_deposed_leaders_late_step_is_not_kept(floor: Floor) -> None:
+    rollout = await floor.create()
+    async with floor.cloud.storage.writing() as session:
+        await session.execute(update(LeaseRow).values(epoch=LeaseRow.epoch + 1, holder="another"))
+    with pytest.raises(LeaseLost):
+        await floor.look()
+    assert await floor.state(rollout) is R.APPROVED
+    assert await floor.fleet.desired() == {}
+
+    successor = Held(floor.held.name, "another", floor.held.epoch + 1)
+    await floor.new_controller().look(successor)
+    before = await floor.fleet.desired()
+    assert before["bench-1"].release == NEW
+    await floor.command(rollout, "abort")
+    with pytest.raises(LeaseLost):
+        await floor.look()
+    assert await floor.fleet.desired() == before
+    async with floor.cloud.storage.reading() as session:
+        assert (await session.scalars(select(RolloutRow.epoch))).all() == [successor.epoch]
+
+
+async def test_a_leader_that_loses_the_lease_in_the_middle_of_its_step_keeps_none_of_it(floor: Floor) -> None:
+    """The step has begun, and another takes over before it is committed: on PostgreSQL that one waits for the end."""
+    await floor.create()
+    newer = Held(floor.held.name, floor.held.holder, floor.held.epoch)
+    async with floor.cloud.storage.writing() as session:
+        await session.execute(update(RolloutRow).values(epoch=newer.epoch + 5))
+    with pytest.raises(LeaseLost):
+        await floor.look()
+    assert await floor.fleet.desired() == {}
+
+
+async def test_one_rollout_that_cannot_be_carried_on_does_not_hold_up_the_others(floor: Floor) -> None:
+    broken = await floor.create(devices=["bench-1"], waves=[])
+    sound = await floor.create(devices=["bench-2", "bench-3"], waves=[])
+
+    async def refusing(session: Any, **told: Any) -> int:
+        if told["device"] == "bench-1":
+            raise RuntimeError("no key")
+        version: int = await floor.set_desired(session, **told)
+        return version
+
+    controller = floor.new_controller(refusing)
+    await controller.look(floor.held)
+    assert set(await floor.fleet.desired()) == {"bench-2", "bench-3"}
+    assert await floor.state(sound) is R.RUNNING
+    assert await count(floor, RolloutMemberRow, RolloutMemberRow.desired_version.is_not(None)) == 2
+    assert (await floor.get(broken)).members[0].offered is False
+
+
+async def test_a_large_wave_is_told_in_several_steps(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud.rollouts.controller.DEVICES_A_STEP", 2)
+    rollout = await floor.create(waves=[{"percent": 100}])
+    await floor.look()
+    assert len(await floor.fleet.desired()) == 3
+    offers = [row for row in (await floor.get(rollout)).decisions if row.action == "offer_activation"]
+    assert len(offers) == 2
+    assert await count(floor, DesiredRow, DesiredRow.version == 1) == 3
+
+
+async def test_decisions_and_releases_are_kept_as_they_were(floor: Floor) -> None:
+    rollout = await floor.create()
+    await floor.go()
+    assert await count(floor, RolloutDecisionRow, RolloutDecisionRow.rollout_id == rollout) >= 4
+    assert await count(floor, ReleaseRow) == 2

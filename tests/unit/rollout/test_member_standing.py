@@ -1,0 +1,109 @@
+"""What a device's report says of its part in a rollout."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from fleet.contract.cells import ModelRef
+from fleet.contract.messages import Reported, SelfTestSummary, SoakFigures, UpdateState
+from fleet.rollout.members import Order, Standing, is_security, standing_of
+
+OLD, NEW, OTHER = ("sha256:" + digit * 64 for digit in "abc")
+ORDER = Order(rollout="r-1", digest=NEW, previous=OLD, version=4)
+BACK = Order(rollout="r-1", digest=NEW, previous=OLD, version=5, return_ordered=True)
+S = UpdateState
+
+
+def report(active: str = OLD, state: UpdateState = S.IDLE, **changes: Any) -> Reported:
+    changes = {"rollout": "r-1", "desired_version": 4} | changes
+    return Reported(
+        message_id="m" * 8,
+        device="bench-1",
+        boot=1,
+        seq=1,
+        sent_at=datetime(2026, 1, 31, tzinfo=UTC),
+        active=ModelRef(name="edge", version="1", digest=active),
+        update_state=state,
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "before", "expected"),
+    [
+        (report(OLD, S.DOWNLOADING), S.IDLE, S.DOWNLOADING),
+        (report(OLD, S.TRIAL), S.VERIFIED, S.TRIAL),
+        (report(NEW, S.UNCONFIRMED), S.TRIAL, S.UNCONFIRMED),
+        (report(NEW, S.CONFIRMED), S.UNCONFIRMED, S.CONFIRMED),
+        (report(NEW, S.IDLE), S.CONFIRMED, S.CONFIRMED),
+        (report(NEW, S.IDLE, rollout=None), S.IDLE, S.CONFIRMED),
+        (report(NEW, S.CONFIRMED, rollout="an older one"), S.IDLE, S.CONFIRMED),
+        (report(OLD, S.FAILED), S.TRIAL, S.FAILED),
+        (report(OLD, S.ROLLED_BACK), S.CONFIRMED, S.ROLLED_BACK),
+        (report(OLD, S.IDLE), S.CONFIRMED, S.ROLLED_BACK),
+        (report(OTHER, S.CONFIRMED), S.CONFIRMED, S.ROLLED_BACK),
+        (report(OLD, S.IDLE, rollout=None), S.CONFIRMED, S.ROLLED_BACK),
+        (report(OLD, S.CONFIRMED), S.TRIAL, S.UNKNOWN),
+        (report(OLD, S.IDLE), S.FAILED, S.FAILED),
+        (report(OLD, S.IDLE, rollout=None), S.FAILED, S.FAILED),
+        (report(OLD, S.DOWNLOADING), S.FAILED, S.DOWNLOADING),
+        (report(OLD, S.DOWNLOADING, rollout="another"), S.DOWNLOADING, S.IDLE),
+        (report(OLD, S.VERIFIED, rollout=None), S.IDLE, S.IDLE),
+        (None, S.TRIAL, S.TRIAL),
+    ],
+)
+def test_the_report_is_the_truth(told: Reported | None, before: UpdateState, expected: UpdateState) -> None:
+    assert standing_of(told, Standing(before), ORDER).state is expected
+
+
+def test_a_device_that_never_ran_the_release_is_not_confirmed_by_its_word_alone() -> None:
+    assert standing_of(report(OLD, S.CONFIRMED), Standing(), ORDER).state is S.UNKNOWN
+
+
+def test_the_code_comes_with_the_failure_and_stays_with_it() -> None:
+    failed = standing_of(report(OLD, S.FAILED, update_code="E_SELFTEST"), Standing(S.TRIAL), ORDER)
+    later = standing_of(report(OLD, S.IDLE), failed, ORDER)
+    assert (failed.code, later.code) == ("E_SELFTEST", "E_SELFTEST")
+
+
+def test_what_the_new_model_has_shown_is_kept_and_the_old_models_figures_are_not_taken() -> None:
+    shown = SoakFigures(fields=12, white_cells=30)
+    running = standing_of(report(NEW, S.UNCONFIRMED, soak=shown), Standing(), ORDER)
+    assert running.soak == shown
+    assert standing_of(report(NEW, S.CONFIRMED), running, ORDER).soak == shown
+    assert (
+        standing_of(report(OLD, S.VERIFIED, soak=SoakFigures(fields=99, white_cells=1)), Standing(), ORDER).soak is None
+    )
+
+
+def test_a_failed_self_test_of_the_new_model_is_seen() -> None:
+    tested = SelfTestSummary(passed=False, age_s=1)
+    assert standing_of(report(NEW, S.CONFIRMED, self_test=tested), Standing(), ORDER).self_test_passed is False
+    assert standing_of(report(OLD, S.TRIAL, self_test=tested), Standing(), ORDER).self_test_passed is None
+
+
+@pytest.mark.parametrize(
+    ("told", "before", "state", "returned"),
+    [
+        (report(NEW, S.CONFIRMED, desired_version=4), S.CONFIRMED, S.CONFIRMED, False),
+        (report(OLD, S.IDLE, desired_version=4), S.VERIFIED, S.VERIFIED, False),
+        (report(OLD, S.CONFIRMED, desired_version=5), S.CONFIRMED, S.CANCELLED, True),
+        (report(OLD, S.IDLE, desired_version=6, rollout=None), S.VERIFIED, S.CANCELLED, True),
+        (report(OLD, S.FAILED, desired_version=5), S.FAILED, S.FAILED, True),
+        (report(NEW, S.REJECTED, desired_version=5), S.CONFIRMED, S.REJECTED, False),
+        (report(NEW, S.UNCONFIRMED, desired_version=5), S.UNCONFIRMED, S.UNCONFIRMED, False),
+    ],
+)
+def test_a_device_is_back_when_it_has_heard_the_order_and_runs_its_old_model(
+    told: Reported, before: UpdateState, state: UpdateState, returned: bool
+) -> None:
+    found = standing_of(told, Standing(before), BACK)
+    assert (found.state, found.returned) == (state, returned)
+
+
+def test_forged_altered_or_replayed_data_is_a_matter_of_security_and_nothing_else_is() -> None:
+    assert all(is_security(code) for code in ("E_SIG", "E_ROLLBACK", "E_HASH", "E_LEN"))
+    assert not any(is_security(code) for code in (None, "E_SELFTEST", "E_SPACE", "something newer"))
