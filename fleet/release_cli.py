@@ -22,7 +22,16 @@ from fleet.release.checking import check_archive, check_continues, read_archive
 from fleet.release.documents import Chain, check_trust
 from fleet.release.errors import BundleRefused, EvidenceRefused, KeyExists, KeyProblem, ReleaseError, TrustInvalid
 from fleet.release.evidence import MAX_EVIDENCE_BYTES, reference
-from fleet.release.keys import ONLINE_KEY, RELEASE_KEY, ROOT_KEY, load_key, make_keys, save_keys
+from fleet.release.keys import (
+    ONLINE_KEY,
+    RELEASE_KEY,
+    ROOT_KEY,
+    load_key,
+    make_key,
+    make_keys,
+    replace_key_file,
+    save_keys,
+)
 from fleet.release.package import (
     ARCHIVE_NAME,
     TRUST_NAME,
@@ -33,6 +42,7 @@ from fleet.release.package import (
     write_trust,
 )
 from fleet.release.repository import first_trust, releases_of, resigned, with_release
+from fleet.release.rotation import KeyRole, replaced
 
 EXIT_REFUSED = 1
 """Bundle, evidence or documents do not hold; wrong input and a cloud that says no exit with 2."""
@@ -65,6 +75,38 @@ def init_keys(
     err.print(f"{folder / RELEASE_KEY}: stays with whoever releases; never on a server", highlight=False)
     err.print(f"{folder / ONLINE_KEY}: for the cloud alone (its setting releases.online_key_file)", highlight=False)
     err.print("next: ahs-fleet factory --bundle FOLDER", highlight=False)
+
+
+@keys.command("replace")
+def replace_key(
+    role: Annotated[KeyRole, typer.Argument(help="root, release or online")],
+    folder: Folder = Path("keys"),
+) -> None:
+    """Replaces a key that was stolen, lost or handed over; needs root.key. Then give the cloud the new documents.
+
+    The old key stays in the folder under another name until you destroy it. After the online key: give the cloud the
+    new file and start it again before `ahs-fleet keys publish`.
+    """
+    with _told():
+        trust = read_trust(folder / TRUST_NAME)
+        path = folder / f"{role.value}.key"
+        new = make_key()
+        after = replaced(trust, role, root=load_key(folder / ROOT_KEY), new=new, now=datetime.now(UTC))
+        replace_key_file(path, new, old_name=f"{path.name}.until-root-{len(after.roots)}")
+        write_trust(folder / TRUST_NAME, after)
+    err.print(f"{path} is new; root {len(after.roots)} names it. Next: ahs-fleet keys publish", highlight=False)
+
+
+@keys.command("publish")
+def publish_trust(folder: Folder = Path("keys"), cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> None:
+    """Gives the cloud the newest root after `keys replace`; devices get it with their next trust message."""
+    with _told():
+        trust = read_trust(folder / TRUST_NAME)
+    with connected(cloud, token_file) as client, _told():
+        held = client.put_trust(trust)
+        check_continues(trust, held)
+        write_trust(folder / TRUST_NAME, held)
+    err.print(f"{cloud}: root {len(held.roots)}", highlight=False)
 
 
 def factory(

@@ -20,13 +20,16 @@ from cloud.releases.signing import OnlineKey
 from cloud.releases.store import TrustChanged, add_release, read_trust, save_trust
 from cloud.storage.engine_sqlalchemy import Storage
 from cloud.storage.images_fsspec import ImageStore
-from cloud.storage.tables import ReleaseRow
+from cloud.storage.tables import DesiredRow, ReleaseRow
 from fleet.contract.base import JsonObject
+from fleet.contract.codec import encode
 from fleet.contract.http import ReleaseDetail
+from fleet.contract.messages import Desired
 from fleet.contract.release import ReleaseTarget, Trust
 from fleet.release.errors import EvidenceRefused, TargetsRefused, TrustInvalid, WrongKey
 from fleet.release.evidence import check_evidence
 from fleet.release.repository import check_new_targets, check_trust, releases_of
+from fleet.release.rotation import successor
 
 log = structlog.get_logger()
 
@@ -101,7 +104,8 @@ class ReleaseService:
         """Takes the first trust, with the releases in it; the same root of trust again changes nothing.
 
         1. who asks may; 2. the documents prove each other; 3. those of the offline keys have not expired; 4. our
-        online key is the one that the root names; 5. there is no other trust.
+        online key is the one that the root names; 5. there is no other trust. Newer roots on top of the known ones
+        replace a key: see `successor`.
 
         Returns:
             The trust as it is kept.
@@ -111,6 +115,12 @@ class ReleaseService:
         """
         principal.require(Permission.MANAGE_RELEASES)
         key, now = self.key, self._now()
+        async with self._storage.reading() as session:
+            standing = await read_trust(session)
+        if standing is not None and standing.roots[: len(trust.roots)] == trust.roots:
+            return standing
+        if standing is not None and trust.roots[: len(standing.roots)] == standing.roots:
+            return await self._replace_keys(principal, key, standing, trust, now)
         signed = await asyncio.to_thread(_proven, trust, key, now)
         releases, hashes = releases_of(trust), archive_hashes(trust)
         async with self._storage.writing() as session:
@@ -137,6 +147,20 @@ class ReleaseService:
             after = {"root_sha256": hashlib.sha256(trust.roots[0].encode()).hexdigest(), "releases": len(releases)}
             trail.record(session, principal, action="trust.set", subject="trust", after=after)
         log.info("trust_set", releases=len(releases))
+        return signed
+
+    async def _replace_keys(
+        self, principal: Principal, key: OnlineKey, standing: Trust, given: Trust, now: datetime
+    ) -> Trust:
+        """Goes on under newer roots; what each device is to run is signed again, for the online key may be new."""
+        signed = await asyncio.to_thread(_gone_on, standing, given, key, now)
+        async with self._storage.writing() as session:
+            await save_trust(session, standing, signed, by=principal.id, now=now)
+            for row in (await session.scalars(select(DesiredRow).where(DesiredRow.envelope.is_not(None)))).all():
+                row.envelope = encode(key.sign(Desired.model_validate(row.document))).decode()
+                row.published_version = 0
+            trail.record(session, principal, action="trust.keys_replaced", subject=f"root/{len(signed.roots)}")
+        log.info("trust_keys_replaced", root=len(signed.roots))
         return signed
 
     async def create(
@@ -236,13 +260,24 @@ class _SignedMeanwhile(Exception):
     """The worker has signed the trust again between our reading and our writing."""
 
 
+def _gone_on(standing: Trust, given: Trust, key: OnlineKey, now: datetime) -> Trust:
+    with _told():
+        return key.resign(successor(standing, given, now), now)
+
+
 def _proven(trust: Trust, key: OnlineKey, now: datetime) -> Trust:
-    try:
+    with _told():
         check_trust(trust)
         for document in documents(trust)[len(trust.roots) - 1 :]:
             if document.role in ("root", "targets") and document.expires_at <= now:
                 raise TrustInvalid(f"{document.role} {document.version} has expired; sign it again")
         return key.resign(trust, now)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
     except WrongKey as exc:
         raise Unprocessable(
             "the root names another online key than the one this cloud has",

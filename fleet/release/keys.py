@@ -37,9 +37,14 @@ class Keys:
     online: CryptoSigner
 
 
+def make_key() -> CryptoSigner:
+    """A new Ed25519 key."""
+    return CryptoSigner.generate_ed25519()
+
+
 def make_keys() -> Keys:
     """Three new Ed25519 keys."""
-    return Keys(*(CryptoSigner.generate_ed25519() for _ in range(3)))
+    return Keys(*(make_key() for _ in range(3)))
 
 
 def save_keys(folder: Path, keys: Keys) -> None:
@@ -71,6 +76,22 @@ def save_key(path: Path, signer: CryptoSigner) -> None:
         file.write(signer.private_bytes)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_key_file(path: Path, signer: CryptoSigner, *, old_name: str) -> None:
+    """Puts a new key in the place of an old one, which stays beside it under another name.
+
+    Raises:
+        KeyExists: there is a file of that other name.
+    """
+    old = path.with_name(old_name)
+    if old.exists():
+        raise KeyExists(f"{old} is there already and is not overwritten; move it away")
+    fresh = path.with_name(f"{path.name}.new")
+    save_key(fresh, signer)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
 
 
 def load_keys(folder: Path) -> Keys:

@@ -19,6 +19,7 @@ from fleet.contract.release import ReleaseTarget, Trust
 from fleet.release.errors import ReleaseError
 from fleet.release.evidence import check_evidence
 from fleet.release.repository import check_new_targets, check_trust, releases_of, resigned
+from fleet.release.rotation import successor
 
 DAY = timedelta(days=1)
 
@@ -64,6 +65,19 @@ class ReleaseCloud:
             self.trust = given
         elif self.trust.roots[0] != given.roots[0]:
             return Problem(title="Conflict", status=409, code="trust_exists")
+        elif len(given.roots) > len(self.trust.roots):
+            return self._replace_keys(given)
+        return self.trust
+
+    def _replace_keys(self, given: Trust) -> BaseModel:
+        assert self.trust is not None
+        assert self.online is not None
+        now = datetime.now(UTC)
+        try:
+            grown = successor(self.trust, given, now)
+            self.trust = resigned(grown, self.online, now, timestamp_for=DAY, snapshot_for=3 * DAY)
+        except ReleaseError as exc:
+            return Problem(title="Unprocessable", status=422, detail=str(exc))
         return self.trust
 
     def _create(self, kind: str, body: bytes) -> BaseModel:

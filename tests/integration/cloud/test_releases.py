@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from cloud.auth.tokens import SYSTEM
+from cloud.config import ReleaseSettings
 from cloud.errors import ConfigurationError, LeaseLost
 from cloud.metrics import Metrics
 from cloud.releases.desired import set_desired
@@ -28,8 +29,9 @@ from cloud.storage.tables import AuditRow, DesiredRow, DeviceStateRow, ReleaseRo
 from fleet.contract.http import ReleaseDetail, ReleasePage
 from fleet.contract.messages import Activation, Desired
 from fleet.contract.release import SignedDesired, Trust
-from fleet.release.keys import make_keys
-from fleet.release.repository import check_trust
+from fleet.release.keys import make_key, make_keys, save_key
+from fleet.release.repository import check_trust, online_keyid
+from fleet.release.rotation import KeyRole, replaced
 from tests.fakes.releases import Offered, ReleaseDesk, bundle_zip, evidence_for
 
 pytestmark = pytest.mark.anyio
@@ -297,6 +299,64 @@ async def test_the_trust_is_given_once_and_only_ours(
         assert again.status_code == 200
         assert Trust.model_validate(again.json()) == await fleet.trust(), "nothing was taken back"
         assert refusal(await fleet.give_trust(stranger.trust))[0] == 422
+
+
+@pytest.mark.parametrize("role", list(KeyRole))
+async def test_a_replaced_key_is_taken_and_what_devices_are_to_run_is_signed_again(
+    sqlite_settings: Callable[..., Any], tools: Any, desk: ReleaseDesk, role: KeyRole
+) -> None:
+    new = make_key()
+    async with releasing(sqlite_settings(releases={"online_key_file": desk.online_key_file}), tools, desk) as fleet:
+        await fleet.give_trust()
+        await fleet.release()
+        await fleet.cloud.device("bench-1", "lab-a")
+        key = load_online_key(ReleaseSettings(online_key_file=desk.online_key_file))
+        assert key is not None
+        async with fleet.cloud.storage.writing() as session:
+            await set_desired(
+                session,
+                key,
+                device="bench-1",
+                site_id="lab-a",
+                release=None,
+                counter=0,
+                rollout=None,
+                activation=Activation.DOWNLOAD,
+                by=SYSTEM.id,
+                now=datetime.now(UTC),
+            )
+        before = await fleet.trust()
+        given = replaced(before, role, root=desk.keys.root, new=new, now=datetime.now(UTC))
+        if role is KeyRole.ONLINE:
+            assert refusal(await fleet.give_trust(given)) == (422, "online_key_mismatch")
+            assert await fleet.trust() == before
+            desk.online_key_file.unlink()
+            save_key(desk.online_key_file, new)
+    async with releasing(sqlite_settings(releases={"online_key_file": desk.online_key_file}), tools, desk) as fleet:
+        answer = await fleet.give_trust(given)
+        assert answer.status_code == 200, answer.text
+        after = await fleet.trust()
+        assert after.roots == given.roots
+        assert check_trust(after, datetime.now(UTC)).releases == check_trust(before).releases
+        async with fleet.cloud.storage.reading() as session:
+            row = await session.get(DesiredRow, "bench-1")
+        assert SignedDesired.model_validate_json(row.envelope).keyid == online_keyid(after)
+        assert row.published_version == 0
+        assert (await fleet.give_trust(given)).status_code == 200
+        assert await fleet.trust() == after
+
+
+async def test_roots_that_do_not_go_on_are_refused(sqlite_fleet: Releasing, desk: ReleaseDesk) -> None:
+    before = await sqlite_fleet.trust()
+    keys = make_keys()
+    forged = before.model_copy(update={"roots": (*before.roots, before.roots[0])})
+    assert refusal(await sqlite_fleet.give_trust(forged)) == (422, "trust_invalid")
+    stolen = replaced(before, KeyRole.ROOT, root=desk.keys.root, new=keys.root, now=datetime.now(UTC))
+    half = json.loads(stolen.roots[-1])
+    half["signatures"] = half["signatures"][:1]
+    one = stolen.model_copy(update={"roots": (*before.roots, json.dumps(half))})
+    assert refusal(await sqlite_fleet.give_trust(one)) == (422, "trust_invalid")
+    assert await sqlite_fleet.trust() == before
 
 
 async def test_without_an_online_key_releases_are_off(sqlite_app: Any, tools: Any, desk: ReleaseDesk) -> None:

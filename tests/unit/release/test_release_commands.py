@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from fleet.cli import app
 from fleet.contract.http import Problem, ReleaseDetail
-from fleet.release.keys import ONLINE_KEY, RELEASE_KEY, ROOT_KEY, save_keys
+from fleet.release.keys import ONLINE_KEY, RELEASE_KEY, ROOT_KEY, load_key, save_keys
 from fleet.release.package import read_trust, write_kit, write_trust
 from fleet.release.repository import releases_of
 from models.bundle import Bundle, read_bundle, write_bundle
@@ -262,3 +262,37 @@ def test_a_bundle_that_is_not_there_is_a_sentence(begun: Command) -> None:
     refused = begun("release", "create", "--bundle", "nowhere", "--unchecked")
     assert refused.exit_code == 1
     assert "there is no bundle" in refused.stderr
+
+
+@pytest.mark.parametrize("role", ["root", "release", "online"])
+def test_a_replaced_key_is_published_and_releases_go_on(
+    begun: Command, cloud: ReleaseCloud, tmp_path: Path, role: str
+) -> None:
+    path = tmp_path / "keys" / f"{role}.key"
+    old = path.read_bytes()
+    done = begun("keys", "replace", role)
+    assert done.exit_code == 0, done.stderr
+    assert path.read_bytes() != old
+    assert (tmp_path / "keys" / f"{role}.key.until-root-2").read_bytes() == old
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    if role == "online":
+        early = begun("keys", "publish")
+        assert early.exit_code == 2
+        assert "online key" in early.stderr
+        cloud.online = load_key(path)
+    published = begun("keys", "publish")
+    assert published.exit_code == 0, published.stderr
+    assert begun("keys", "publish").exit_code == 0
+    plain(tmp_path / "second", version="1.2.0", head=b"head two")
+    made = begun("release", "create", "--bundle", "second", "--unchecked")
+    assert (made.exit_code, made.stdout) == (0, "2\n"), made.stderr
+    assert begun("release", "verify", "--keys", "keys").exit_code == 0
+
+
+def test_without_the_root_key_no_key_is_replaced(begun: Command, tmp_path: Path) -> None:
+    (tmp_path / "keys" / ROOT_KEY).unlink()
+    before = (tmp_path / "keys" / ONLINE_KEY).read_bytes()
+    refused = begun("keys", "replace", "online")
+    assert refused.exit_code == 2
+    assert "there is no key" in refused.stderr
+    assert (tmp_path / "keys" / ONLINE_KEY).read_bytes() == before
