@@ -99,6 +99,8 @@ class FleetFigures:
     devices: dict[str, int] = field(default_factory=dict)
     fields: dict[str, int] = field(default_factory=dict)
     opinions: dict[str, int] = field(default_factory=dict)
+    oldest_review_s: float = 0.0
+    labels: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[str, int] = field(default_factory=dict)
     alarms: dict[str, int] = field(default_factory=dict)
     dropped_results: int = 0
@@ -127,6 +129,10 @@ class FleetCollector(Collector):
         yield _gauge("ahs_fleet_devices", "Registered devices by presence", "presence", figures.devices)
         yield _counter("ahs_fleet_fields", "Fields committed, by decision", "decision", figures.fields)
         yield _gauge("ahs_fleet_opinions", "Second opinions by state", "state", figures.opinions)
+        yield GaugeMetricFamily(
+            "ahs_fleet_review_oldest_seconds", "How long the oldest image waits for a person", figures.oldest_review_s
+        )
+        yield _counter("ahs_fleet_labels", "Labels that persons gave, by label", "label", figures.labels)
         yield _counter("ahs_fleet_dead_letters", "Messages that could not be taken", "code", figures.dead_letters)
         yield _counter("ahs_fleet_alarms", "Alarms by severity", "severity", figures.alarms)
         dropped = {"results": figures.dropped_results, "images": figures.dropped_images}

@@ -18,10 +18,11 @@ from cloud.storage.tables import (
     DeviceRow,
     DeviceStateRow,
     ImageRow,
+    LabelRow,
     OpinionRow,
     OutboxRow,
 )
-from fleet.contract.messages import Presence
+from fleet.contract.messages import OpinionState, Presence
 
 CODES_SHOWN = 20
 
@@ -45,6 +46,9 @@ async def read_figures(session: AsyncSession, *, now: datetime) -> FleetFigures:
     )
     dropped = (await session.execute(select(_sum(DeviceEventRow.results), _sum(DeviceEventRow.images)))).one()
     images = (await session.execute(select(func.count(), _sum(ImageRow.size_bytes)).select_from(ImageRow))).one()
+    oldest = await session.scalar(
+        select(func.min(OpinionRow.created_at)).where(OpinionRow.state == OpinionState.PENDING_REVIEW.value)
+    )
     waiting = await session.scalar(select(func.count()).select_from(OutboxRow).where(OutboxRow.published_at.is_(None)))
     unpublished = select(func.count()).select_from(DesiredRow).join(DeviceRow, DeviceRow.device == DesiredRow.device)
     desired = await session.scalar(
@@ -58,6 +62,8 @@ async def read_figures(session: AsyncSession, *, now: datetime) -> FleetFigures:
         devices=presence,
         fields={"accept": fields - uncertain - withheld, "uncertain": uncertain, "withheld": withheld},
         opinions=await _counted(session, OpinionRow.state, func.count()),
+        oldest_review_s=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
+        labels=await _counted(session, LabelRow.label, func.count()),
         dead_letters=await _counted(session, DeadLetterRow.code, _sum(DeadLetterRow.times)),
         alarms=await _counted(session, DeviceEventRow.severity, func.count()),
         dropped_results=int(dropped[0]),

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from fleet.contract.base import utc_now_text
 from fleet.contract.cells import CellClassName, DetectionWire
-from fleet.contract.http import SecondOpinion
+from fleet.contract.http import CellOpinion, SecondOpinion
 from fleet.contract.messages import OpinionReady, OpinionState
 from models.bundle.manifest import UNIDENTIFIED
 
@@ -26,37 +26,52 @@ _PUT = (
 
 
 def put_opinion(connection: sqlite3.Connection, opinion: SecondOpinion, now: datetime) -> None:
-    """Stores a whole opinion, whether it is new or known, and marks the cells it speaks of."""
-    labels = Tally(_label(cell) for cell in opinion.detections if cell.cls is CellClassName.WBC and cell.counted)
-    source = READER if opinion.state is OpinionState.REVIEWED else opinion.model.digest
+    """Stores a whole opinion, whether it is new or known, and marks the cells it speaks of.
+
+    A person's word takes the larger model's place, on the opinion and on each cell.
+    """
+    reviewed = opinion.state is OpinionState.REVIEWED
     moment = utc_now_text(now)
     connection.execute(
         _PUT,
-        (opinion.id, opinion.capture_id, opinion.state.value, source, json.dumps(labels), 1, moment, moment),
+        (
+            opinion.id,
+            opinion.capture_id,
+            opinion.state.value,
+            READER if reviewed else opinion.model.digest,
+            json.dumps(_labels_of_reader(opinion) if reviewed else _labels_of_model(opinion)),
+            1,
+            moment,
+            moment,
+        ),
     )
-    said_by = READER if opinion.state is OpinionState.REVIEWED else LARGER_MODEL
     cells = connection.execute(
         "SELECT d.id, d.x, d.y, d.width, d.height FROM detections d JOIN fields f ON f.id = d.field_id"
         " WHERE f.capture_id = ? AND d.cls = 'WBC'",
         (opinion.capture_id,),
     ).fetchall()
     for pair in opinion.cells:
-        if pair.edge is None or pair.cloud is None:
+        said = _second_word(pair)
+        if pair.edge is None or said is None:
             continue
         for cell in cells:
             if all(abs(a - b) <= SAME_BOX_PX for a, b in zip(cell[1:], pair.edge.bbox, strict=True)):
                 connection.execute(
-                    "UPDATE detections SET second_label = ?, second_source = ? WHERE id = ?",
-                    (_label(pair.cloud), said_by, cell[0]),
+                    "UPDATE detections SET second_label = ?, second_source = ? WHERE id = ?", (*said, cell[0])
                 )
                 break
 
 
 def put_short_opinion(connection: sqlite3.Connection, message: OpinionReady, now: datetime) -> bool:
-    """Stores what `down/opinion` says; True when the store has not the whole of this state yet."""
-    row = connection.execute("SELECT state, whole FROM opinions WHERE id = ?", (message.opinion,)).fetchone()
+    """Stores what `down/opinion` says; True when the store has not the whole of this state yet.
+
+    A person may change a label after the end of the reading: then the state is the same and the labels are not.
+    """
+    row = connection.execute("SELECT state, whole, labels FROM opinions WHERE id = ?", (message.opinion,)).fetchone()
     if row is not None and row["state"] == message.state.value and row["whole"]:
-        return False
+        changed = message.state is OpinionState.REVIEWED and json.loads(row["labels"]) != message.labels
+        if not changed:
+            return False
     moment = utc_now_text(now)
     connection.execute(
         _PUT,
@@ -72,6 +87,22 @@ def put_short_opinion(connection: sqlite3.Connection, message: OpinionReady, now
         ),
     )
     return True
+
+
+def _labels_of_model(opinion: SecondOpinion) -> dict[str, int]:
+    return Tally(_label(cell) for cell in opinion.detections if cell.cls is CellClassName.WBC and cell.counted)
+
+
+def _labels_of_reader(opinion: SecondOpinion) -> dict[str, int]:
+    said = [cell.reader for cell in opinion.cells if cell.reader is not None]
+    return Tally(said + [cell.label for cell in opinion.missed])
+
+
+def _second_word(pair: CellOpinion) -> tuple[str, str] | None:
+    """(label, who says it): a person's where there is one."""
+    if pair.reader is not None:
+        return pair.reader, READER
+    return None if pair.cloud is None else (_label(pair.cloud), LARGER_MODEL)
 
 
 def _label(cell: DetectionWire) -> str:

@@ -52,6 +52,9 @@ TYPES = {
     "eosinophil": "Eosinophils",
     "basophil": "Basophils",
     "unidentified": "Unidentified",
+    "not_seen": "Not seen by the larger model",
+    "not_classed": "Not classed",
+    "artefact": "Artefacts",
 }
 
 OPINION_STATES = {

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from cloud.devices.figures import read_figures
 from cloud.storage.tables import AuditRow, LabelRow, OutboxRow
 from fleet.contract.codec import decode, encode
 from fleet.contract.dataset import DatasetExport
@@ -244,6 +245,23 @@ async def test_two_readers_at_once_both_have_their_word_and_the_device_hears_of_
     assert set(rows) == {(name, cell) for name in ("a admin", "a reviewer") for cell in (0, 1)}
     assert ended == 1
     assert await count(cloud_app, OutboxRow) == 2
+
+
+async def test_the_figures_say_how_long_the_oldest_image_waits_and_what_was_labelled(
+    cloud_app: Any, tools: Any
+) -> None:
+    token, person = await cloud_app.device(), await reader(cloud_app, tools)
+    first, second = [await asked(cloud_app, tools, token=token, seed=seed) for seed in (1, 2)]
+    later = datetime.now(UTC) + timedelta(hours=5)
+    await person.say(first, {"cell": 0, "label": "monocyte"}, {"cell": 1, "label": "artefact"}, done=True)
+    async with cloud_app.storage.reading() as session:
+        figures = await read_figures(session, now=later)
+    assert figures.labels == {"artefact": 1, "monocyte": 1}
+    assert figures.opinions == {"pending_review": 1, "reviewed": 1}
+    assert 17_900 < figures.oldest_review_s < 18_100
+    await person.say(second, {"cell": 0, "label": "monocyte"}, {"cell": 1, "label": "monocyte"}, done=True)
+    async with cloud_app.storage.reading() as session:
+        assert (await read_figures(session, now=later)).oldest_review_s == 0.0
 
 
 async def test_an_image_without_white_cells_is_done_by_saying_so(cloud_app: Any, tools: Any) -> None:

@@ -131,6 +131,20 @@ def test_the_gallery_puts_the_unidentified_first_and_in_each_class_the_worst(cli
     assert [cell.cell_id for cell in groups[1][1]] == [4, 3, 2, 1]
 
 
+def test_the_gallery_tells_a_persons_word_from_the_larger_models(agent: FakeAgent, client: AsgiClient) -> None:
+    sure = CellCard(1, "b/1/1", "lymphocyte", 0.99, ("lymphocyte",))
+    agent.cards = [
+        replace(sure, second_label="not_classed", second_source="reader"),
+        replace(sure, cell_id=2, second_label="lymphocyte", second_source="reader"),
+        replace(sure, cell_id=3, second_label="monocyte", second_source="larger model"),
+    ]
+    page = client.get("/fragments/gallery").text
+    assert "reader: not classed" in page
+    assert "reader agrees" in page
+    assert "monocyte</span>" in page
+    assert "reader: monocyte" not in page
+
+
 def test_a_web_page_that_points_its_own_name_at_this_workstation_is_refused(agent: FakeAgent) -> None:
     client = AsgiClient(create_console(agent), base_url="http://evil.example")
     assert client.get("/api/snapshot").status_code == 421

@@ -20,7 +20,7 @@ from edge_agent.store.schema import MIGRATIONS, SCHEMA_VERSION
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from fleet.contract.cells import Decision
-from fleet.contract.http import CellOpinion, SecondOpinion
+from fleet.contract.http import CellLabel, CellOpinion, SecondOpinion
 from fleet.contract.messages import OpinionReady, OpinionState, SeqRange, SlideResult
 from models.bundle.manifest import CellClass
 from tests.unit.edge.edge_builders import DEVICE, MODEL, ORDINARY, START, cell, named, new_field
@@ -60,6 +60,13 @@ def opinion_of(capture_id: str) -> SecondOpinion:
         cells=(CellOpinion(edge=edge, cloud=cloud, agree=False),),
         needs_review=False,
     )
+
+
+def read_by_a_person(opinion: SecondOpinion, label: str) -> SecondOpinion:
+    """The same with a person's label on its cell, and a monocyte that both models missed."""
+    cells = tuple(cell.model_copy(update={"reader": label}) for cell in opinion.cells)
+    missed = (CellLabel(bbox=(9, 9, 40, 40), label="monocyte"),)
+    return opinion.model_copy(update={"state": OpinionState.REVIEWED, "cells": cells, "missed": missed})
 
 
 def test_a_field_is_stored_with_its_cells_counts_and_spool_rows(store: Store) -> None:
@@ -201,6 +208,45 @@ def test_an_announced_opinion_is_fetched_unless_the_whole_of_it_is_here(store: S
     store.answer(whole, row_id=None, now=START)
     assert not store.announce(short, now=START)
     assert store.announce(short.model_copy(update={"state": OpinionState.REVIEWED}), now=START)
+
+
+def test_a_persons_word_takes_the_larger_models_place(store: Store) -> None:
+    store.record_field(new_field(1, slide_id=slide(store)), now=START)
+    whole = opinion_of("bench-1/1/1")
+    store.answer(whole, row_id=None, now=START)
+    store.answer(read_by_a_person(whole, "basophil"), row_id=None, now=START)
+    reads = Reads(store.database)
+    (card,) = reads.cells(None, 10)
+    assert (card.label, card.second_label, card.second_source) == ("neutrophil", "basophil", "reader")
+    (opinion,) = reads.opinions()
+    assert (opinion.state, opinion.source, opinion.labels) == ("reviewed", "reader", {"basophil": 1, "monocyte": 1})
+
+
+def test_a_person_labels_also_what_only_the_device_saw(store: Store) -> None:
+    store.record_field(new_field(1, slide_id=slide(store)), now=START)
+    whole = opinion_of("bench-1/1/1")
+    alone = whole.model_copy(update={"cells": (whole.cells[0].model_copy(update={"cloud": None}),)})
+    store.answer(alone, row_id=None, now=START)
+    assert Reads(store.database).cells(None, 10)[0].second_label is None
+    store.answer(read_by_a_person(alone, "artefact"), row_id=None, now=START)
+    (card,) = Reads(store.database).cells(None, 10)
+    assert (card.second_label, card.second_source) == ("artefact", "reader")
+
+
+def test_a_label_changed_after_the_end_of_a_reading_is_fetched_again(store: Store) -> None:
+    store.record_field(new_field(1, slide_id=slide(store)), now=START)
+    whole = read_by_a_person(opinion_of("bench-1/1/1"), "basophil")
+    store.answer(whole, row_id=None, now=START)
+    short = OpinionReady(
+        opinion=whole.id,
+        capture_id="bench-1/1/1",
+        state=OpinionState.REVIEWED,
+        source="reader",
+        labels={"monocyte": 1, "basophil": 1},
+        not_after=START,
+    )
+    assert not store.announce(short, now=START)
+    assert store.announce(short.model_copy(update={"labels": {"monocyte": 2}}), now=START)
 
 
 def test_a_refused_picture_is_counted_and_told(store: Store) -> None:
