@@ -12,6 +12,7 @@ from cloud.auth.principals import Permission, Principal
 from cloud.devices.queries import list_devices
 from cloud.health import readyz
 from cloud.opinions.queries import get_opinion_detail, list_opinions
+from cloud.review.queries import count_waiting, next_waiting
 from cloud.web.api_page import create_api_page
 from cloud.web.rendering import TABS, CloudRendering, Visitor, field_boxes
 from fleet.contract.http import Health, OpinionPage, Problem
@@ -96,7 +97,8 @@ def _add_review(router: APIRouter) -> None:
     ) -> Response:
         shown = known_state(state)
         page = await read(principal, session, shown, device, cursor)
-        return _rendering.review(visitor_of(principal), page, shown=shown, device=device)
+        may_label = principal.may(Permission.LABEL)
+        return _rendering.review(visitor_of(principal), page, shown=shown, device=device, may_label=may_label)
 
     @router.get("/review/queue")
     async def queue(
@@ -106,17 +108,35 @@ def _add_review(router: APIRouter) -> None:
         page = await read(principal, session, shown, device, None)
         return _rendering.review(visitor_of(principal), page, shown=shown, device=device, only_rows=True)
 
+    @router.get("/review/next")
+    async def next_image(
+        principal: PagePrincipal, session: ReadSession, after: str | None = None, blind: bool = False
+    ) -> Response:
+        principal.require(Permission.READ_OPINIONS)
+        found = await next_waiting(session, principal, after=after)
+        place = "/review" if found is None else f"/review/{found}{'?blind=1' if blind else ''}"
+        return RedirectResponse(place, status_code=303, headers={"Cache-Control": "no-store"})
+
     @router.get("/review/{opinion_id}")
-    async def opinion(opinion_id: str, principal: PagePrincipal, session: ReadSession) -> Response:
+    async def opinion(opinion_id: str, principal: PagePrincipal, session: ReadSession, blind: bool = False) -> Response:
         principal.require(Permission.READ_OPINIONS)
         detail = await get_opinion_detail(session, principal, opinion_id)
-        return _rendering.opinion(visitor_of(principal), detail.opinion, detail.context)
+        return _rendering.opinion(
+            visitor_of(principal),
+            detail.opinion,
+            detail.context,
+            may_label=principal.may(Permission.LABEL),
+            blind=blind,
+            waiting=await count_waiting(session, principal),
+        )
 
     @router.get("/review/{opinion_id}/boxes")
-    async def boxes(opinion_id: str, principal: PagePrincipal, session: ReadSession) -> Response:
+    async def boxes(opinion_id: str, principal: PagePrincipal, session: ReadSession, blind: bool = False) -> Response:
         principal.require(Permission.READ_OPINIONS)
         detail = await get_opinion_detail(session, principal, opinion_id)
-        plain = field_boxes(detail.opinion, detail.context, width_px=detail.width_px, height_px=detail.height_px)
+        plain = field_boxes(
+            detail.opinion, detail.context, width_px=detail.width_px, height_px=detail.height_px, blind=blind
+        )
         return JSONResponse(plain, headers={"Cache-Control": "no-store"})
 
 

@@ -12,15 +12,32 @@ from fastapi.responses import HTMLResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cloud.dataset.rules import rbc_diameter_px
+from cloud.review.order import groups
+from cloud.review.rules import ARTEFACT, NOT_CLASSED, bbox_of
 from fleet.contract.cells import CellClassName, DetectionWire
 from fleet.contract.http import DevicePage, Health, OpinionContext, OpinionPage, Problem, SecondOpinion
-from fleet.contract.messages import Presence
+from fleet.contract.messages import OpinionState, Presence
 from fleet.webkit import SECURITY_HEADERS, PageKit
 from fleet.webkit.words import OPINION_STATES, PRESENCES, UPDATE_STATES
+from models.bundle.manifest import WhiteCellType
 
+WINDOW_RED_CELLS = 3.0
+"""Side of the window round a white cell, in red-cell diameters: about 22 micrometres."""
 TITLE = "Automated Hematology"
 NAVIGATION = (("/devices", "Devices"), ("/review", "Review"), ("/system", "System"))
-TABS = (("pending_review", "Waits for a person"), ("answered", "Answered"), ("all", "All"))
+TABS = (
+    ("pending_review", "Waits for a person"),
+    ("reviewed", "Read by a person"),
+    ("answered", "Answered"),
+    ("all", "All"),
+)
+LABEL_KEYS = (
+    *((str(number), kind.value) for number, kind in enumerate(WhiteCellType, start=1)),
+    ("n", NOT_CLASSED),
+    ("x", ARTEFACT),
+)
+"""Key -> label, as the review page binds them."""
 SIGN_IN_MESSAGES: dict[str, tuple[str, str, str]] = {
     "token_missing": ("plain", "Please sign in.", ""),
     "session_expired": ("plain", "Your session is over.", "Sign in again; you come back to where you were."),
@@ -89,19 +106,51 @@ class CloudRendering:
         return self._show("device_rows.html" if only_rows else "devices.html", "/devices", visitor, values, only_rows)
 
     def review(
-        self, visitor: Visitor, page: OpinionPage, *, shown: str, device: str | None, only_rows: bool = False
+        self,
+        visitor: Visitor,
+        page: OpinionPage,
+        *,
+        shown: str,
+        device: str | None,
+        may_label: bool = False,
+        only_rows: bool = False,
     ) -> HTMLResponse:
         """Uncertain images of one state (or `all`), newest first."""
-        values = {"page": page, "shown": shown, "device": device, "tabs": TABS, "states": OPINION_STATES}
+        values = {
+            "page": page,
+            "shown": shown,
+            "device": device,
+            "tabs": TABS,
+            "states": OPINION_STATES,
+            "may_label": may_label,
+        }
         return self._show("queue.html" if only_rows else "review.html", "/review", visitor, values, only_rows)
 
-    def opinion(self, visitor: Visitor, opinion: SecondOpinion, context: OpinionContext) -> HTMLResponse:
-        """One image with both words on it."""
+    def opinion(
+        self,
+        visitor: Visitor,
+        opinion: SecondOpinion,
+        context: OpinionContext,
+        *,
+        may_label: bool,
+        blind: bool,
+        waiting: int,
+    ) -> HTMLResponse:
+        """One image to be read.
+
+        Args:
+            blind: the models' words are left out of the page altogether.
+            waiting: images of the site that wait for a person, this one among them if it does.
+        """
         values = {
             "opinion": opinion,
             "context": context,
             "states": OPINION_STATES,
-            "agreed": sum(cell.agree for cell in opinion.cells),
+            "groups": groups(opinion.cells, blind=blind),
+            "label_keys": LABEL_KEYS,
+            "may_label": may_label,
+            "blind": blind,
+            "waiting": waiting - (opinion.state == OpinionState.PENDING_REVIEW),
             "back_state": opinion.state if opinion.state in dict(TABS) else "all",
             "counts": _counts("edge", context.detections) | _counts("cloud", opinion.detections),
         }
@@ -133,8 +182,23 @@ def part_words(text: str) -> tuple[str, str, str]:
     return "fault", "check", text
 
 
-def field_boxes(opinion: SecondOpinion, context: OpinionContext, *, width_px: int, height_px: int) -> dict[str, Any]:
-    """What the field viewer draws: boxes of both models; `cell` is the row of the table a white cell stands in."""
+def field_boxes(
+    opinion: SecondOpinion, context: OpinionContext, *, width_px: int, height_px: int, blind: bool = False
+) -> dict[str, Any]:
+    """What the page draws: boxes of both models; `cells` by place, and how wide the window round each is cut.
+
+    The window is the same for all cells of the image, so that their sizes can be compared by eye.
+    """
+    cells = [{"bbox": bbox_of(cell)} for cell in opinion.cells]
+    sides = [max(cell["bbox"][2:]) for cell in cells]
+    red_px = rbc_diameter_px(opinion.detections, width_px=width_px, height_px=height_px)
+    window_px = max([WINDOW_RED_CELLS * red_px if red_px else 0.0, *(1.2 * side for side in sides)], default=0.0)
+    plain = {"width_px": width_px, "height_px": height_px, "um_per_px": context.um_per_px}
+    boxes = [] if blind else _model_boxes(opinion, context)
+    return plain | {"cells": cells, "window_px": round(window_px, 1), "boxes": boxes}
+
+
+def _model_boxes(opinion: SecondOpinion, context: OpinionContext) -> list[dict[str, Any]]:
     boxes: list[dict[str, Any]] = []
     for index, cell in enumerate(opinion.cells):
         for source, found in (("edge", cell.edge), ("cloud", cell.cloud)):
@@ -149,7 +213,7 @@ def field_boxes(opinion: SecondOpinion, context: OpinionContext, *, width_px: in
             for found in detections
             if not (found.cls is CellClassName.WBC and (source, found.bbox) in paired)
         ]
-    return {"width_px": width_px, "height_px": height_px, "um_per_px": context.um_per_px, "boxes": boxes}
+    return boxes
 
 
 def _box(source: str, found: DetectionWire) -> dict[str, Any]:

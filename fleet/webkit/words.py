@@ -55,6 +55,18 @@ TYPES = {
     "not_seen": "Not seen by the larger model",
     "not_classed": "Not classed",
     "artefact": "Artefacts",
+    "white_cells": "White cells",
+}
+
+LABELS = {
+    "neutrophil": "Neutrophil",
+    "lymphocyte": "Lymphocyte",
+    "monocyte": "Monocyte",
+    "eosinophil": "Eosinophil",
+    "basophil": "Basophil",
+    "unidentified": "Unidentified",
+    "not_classed": "Not classed",
+    "artefact": "Artefact",
 }
 
 OPINION_STATES = {
@@ -132,6 +144,11 @@ def cell_type(label: str) -> str:
     return TYPES.get(label, code_words(label).capitalize())
 
 
+def label(name: str) -> str:
+    """One cell's label: singular, capital."""
+    return LABELS.get(name, code_words(name).capitalize())
+
+
 def number(value: float | None) -> str:
     """1204 -> `1,204`; None -> a dash."""
     return NOTHING if value is None else f"{value:,.0f}"
@@ -182,6 +199,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "decision": decision,
     "decision_state": decision_state,
     "cell_type": cell_type,
+    "label": label,
     "number": number,
     "percent": percent,
     "milliseconds": milliseconds,

@@ -121,7 +121,7 @@ def test_what_waits_for_a_person_comes_first(browser: Chromium, filled: Filled) 
         watched.page.wait_for_url("**/review/*")
 
 
-def test_both_opinions_stand_side_by_side_on_the_picture_and_in_the_table(browser: Chromium, filled: Filled) -> None:
+def test_both_opinions_stand_side_by_side_on_the_picture_and_beside_the_cell(browser: Chromium, filled: Filled) -> None:
     opinion = filled.pending
     edge, cloud = white_words(opinion, "edge"), white_words(opinion, "cloud")
     assert edge
@@ -129,15 +129,18 @@ def test_both_opinions_stand_side_by_side_on_the_picture_and_in_the_table(browse
     with browser.page(filled.cloud.base_url) as watched:
         sign_in(watched, filled.token)
         watched.open(f"/review/{opinion['id']}")
-        wait_drawn(watched, edge + cloud)
-        watched.page.keyboard.press("c")
-        wait_drawn(watched, edge)
-        watched.page.keyboard.press("c")
+        cells = len(opinion["cells"])
+        wait_drawn(watched, cells)
         watched.page.keyboard.press("e")
-        wait_drawn(watched, cloud)
-        rows = watched.page.locator("#cells tbody tr")
-        assert rows.count() == len(opinion["cells"])
-        assert "Unidentified" in rows.nth(0).inner_text()
+        wait_drawn(watched, cells + edge)
+        watched.page.keyboard.press("c")
+        wait_drawn(watched, cells + edge + cloud)
+        watched.page.keyboard.press("e")
+        wait_drawn(watched, cells + cloud)
+        assert watched.page.locator("#gallery [data-cell]").count() == cells
+        assert "Unidentified 51" in watched.page.inner_text("#gallery")
+        assert "Unidentified" in watched.page.inner_text(".cell-facts")
+        watched.page.click(".origin summary")
         assert "A person is asked" in watched.page.inner_text(".verdict")
         assert watched.troubles == []
 
@@ -146,13 +149,15 @@ def test_a_cell_chosen_with_the_arrows_is_shown_large(browser: Chromium, filled:
     with browser.page(filled.cloud.base_url) as watched:
         sign_in(watched, filled.token)
         watched.open(f"/review/{filled.pending['id']}")
-        watched.page.wait_for_function("() => +document.querySelector('#field').dataset.drawn > 0")
-        watched.page.keyboard.press("ArrowDown")
+        watched.page.wait_for_selector("#review[data-ready=true]")
         watched.page.wait_for_function("() => parseFloat(document.querySelector('[data-zoom-figure]').textContent) > 1")
-        assert watched.page.get_attribute("#cells tr[data-cell='0']", "aria-selected") == "true"
-        assert "White cell 1: edge unidentified" in watched.page.inner_text("#cell-line")
+        first = watched.page.get_attribute("#gallery [aria-selected=true]", "data-cell")
+        watched.page.keyboard.press("ArrowRight")
+        assert watched.page.get_attribute("#gallery [aria-selected=true]", "data-cell") != first
         watched.page.keyboard.press("Escape")
         watched.page.wait_for_selector("text=1.0×")
+        watched.page.keyboard.press("z")
+        watched.page.wait_for_function("() => parseFloat(document.querySelector('[data-zoom-figure]').textContent) > 1")
 
 
 def test_another_sites_image_is_as_if_it_were_not_there(browser: Chromium, filled: Filled) -> None:

@@ -104,7 +104,9 @@ class CloudForConsole:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["token"])
 
-    def ask(self, token: str, index: int, *, device: str, unsure: int = 0, site: str = SITE) -> dict[str, Any]:
+    def ask(
+        self, token: str, index: int, *, device: str, unsure: int = 0, site: str = SITE, capture: str | None = None
+    ) -> dict[str, Any]:
         """One uncertain image; the larger model is unsure of `unsure` of its white cells."""
         field = self.fields[index]
         self.analyser.truth, self.analyser.unsure = field, unsure
@@ -112,7 +114,7 @@ class CloudForConsole:
         context = {
             "site": site,
             "device": device,
-            "capture_id": f"{device}/3/{1041 + index}",
+            "capture_id": capture or f"{device}/3/{1041 + index}",
             "image_sha256": hashlib.sha256(image).hexdigest(),
             "captured_at": datetime.now(UTC).isoformat(),
             "slide": "24-01873",

@@ -11,7 +11,7 @@ const move = (step) => () => {
   next.focus();
   next.closest("tr").scrollIntoView({ block: "nearest" });
 };
-bindKeys({ ArrowDown: move(1), ArrowUp: move(-1) });
+bindKeys({ ArrowDown: move(1), ArrowUp: move(-1), Enter: () => location.assign("/review/next") });
 
 const query = new URLSearchParams(location.search);
 if (!query.has("cursor")) pollFragment("queue", `/review/queue?${query}`, 5000);

@@ -19,12 +19,17 @@ export class FieldViewer extends EventTarget {
     this.zoom = 1;
     this.centre = { x: 0, y: 0 };
     this.pointers = new Map();
+    this.drawing = false;
+    this.rubber = null;
     this.frameAsked = false;
     new ResizeObserver(() => this.redraw()).observe(canvas);
     this.#listen();
   }
 
-  /** Shows a field: { image, width, height, boxes: [{ cls, bbox, counted, label, text, source, key }], umPerPx }. */
+  /**
+   * Shows a field: { image, width, height, boxes: [{ cls, bbox, counted, label, text, source, key, dotted }], umPerPx }.
+   * A dotted box is a suggestion that nobody has confirmed.
+   */
   setField(field) {
     const sameSize = this.field && this.field.width === field.width && this.field.height === field.height;
     if (this.field?.image?.close && this.field.image !== field.image) this.field.image.close();
@@ -71,20 +76,28 @@ export class FieldViewer extends EventTarget {
     this.redraw();
   }
 
-  /** Marks a cell by its index in `boxes` (-1: none); `reveal` brings it into view. */
-  select(index, { reveal = false } = {}) {
+  /** Marks a cell by its index in `boxes` (-1: none); `reveal` brings it into view, `keepZoom` without zooming again. */
+  select(index, { reveal = false, keepZoom = false } = {}) {
     this.selected = index;
     const box = this.field?.boxes[index];
     if (box && reveal) {
       const [x, y, w, h] = box.bbox;
       const wanted = Math.min(this.canvas.clientWidth, this.canvas.clientHeight) / (Math.max(w, h) * 2);
-      this.zoom = Math.min(MAX_ZOOM, Math.max(1.5, wanted / this.#fitScale()));
+      if (!keepZoom || this.zoom <= 1) this.zoom = Math.min(MAX_ZOOM, Math.max(1.5, wanted / this.#fitScale()));
       this.centre = { x: x + w / 2, y: y + h / 2 };
       this.#keepInside();
       this.#zoomed();
     }
     this.redraw();
     this.dispatchEvent(new CustomEvent("select", { detail: { index, box: box ?? null } }));
+  }
+
+  /** While it is on, dragging draws a box: event "box" with detail.bbox in pixels of the field. */
+  setDrawing(on) {
+    this.drawing = on;
+    this.rubber = null;
+    this.canvas.dataset.drawing = String(on);
+    this.redraw();
   }
 
   /** Whether a box is shown with the layers as they are. */
@@ -156,13 +169,14 @@ export class FieldViewer extends EventTarget {
       });
       this.#drawLabels(left, top, scale);
     }
+    if (this.rubber) this.#drawCell({ cls: "WBC", bbox: bboxOf(this.rubber), counted: true }, left, top, scale, true);
     this.#drawScaleBar(scale);
     canvas.dataset.drawn = String(this.drawn);
   }
 
   #drawCell(box, left, top, scale, selected) {
     const { context } = this;
-    const pad = box.source === "cloud" ? 3 : 0;
+    const pad = box.source === "cloud" ? 3 : box.source === "cell" ? 5 : 0;
     const x = left + box.bbox[0] * scale - pad;
     const y = top + box.bbox[1] * scale - pad;
     const w = box.bbox[2] * scale + 2 * pad;
@@ -184,6 +198,7 @@ export class FieldViewer extends EventTarget {
     context.lineWidth = selected ? base + 0.75 : base;
     context.strokeStyle = box.source === "cloud" ? "#7a1fa2" : COLOURS[box.cls];
     if (box.source === "cloud") context.setLineDash([7, 4]);
+    else if (box.dotted) context.setLineDash([3, 3]);
     else if (!box.counted) context.setLineDash([2, 3]);
     context.stroke();
     context.setLineDash([]);
@@ -247,6 +262,13 @@ export class FieldViewer extends EventTarget {
     return best;
   }
 
+  #inside(point) {
+    return {
+      x: Math.min(this.field.width, Math.max(0, point.x)),
+      y: Math.min(this.field.height, Math.max(0, point.y)),
+    };
+  }
+
   #point(event) {
     const frame = this.canvas.getBoundingClientRect();
     return { x: event.clientX - frame.left, y: event.clientY - frame.top };
@@ -262,10 +284,21 @@ export class FieldViewer extends EventTarget {
       canvas.setPointerCapture(event.pointerId);
       this.pointers.set(event.pointerId, this.#point(event));
       this.moved = 0;
+      if (this.drawing && this.field && this.pointers.size === 1) {
+        const start = this.#inside(this.toField(this.#point(event)));
+        this.rubber = { start, end: start };
+      }
     });
     canvas.addEventListener("pointermove", (event) => this.#drag(event));
     const release = (event) => {
       const down = this.pointers.delete(event.pointerId);
+      if (this.rubber) {
+        const bbox = bboxOf(this.rubber);
+        this.rubber = null;
+        this.redraw();
+        if (event.type === "pointerup") this.dispatchEvent(new CustomEvent("box", { detail: { bbox } }));
+        return;
+      }
       if (down && event.type === "pointerup" && this.moved < 5) this.select(this.#hit(this.#point(event)));
     };
     canvas.addEventListener("pointerup", release);
@@ -285,6 +318,12 @@ export class FieldViewer extends EventTarget {
     if (!last || !this.field) return;
     const now = this.#point(event);
     this.moved += Math.hypot(now.x - last.x, now.y - last.y);
+    if (this.rubber) {
+      this.pointers.set(event.pointerId, now);
+      this.rubber.end = this.#inside(this.toField(now));
+      this.redraw();
+      return;
+    }
     const others = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, point]) => point);
     this.pointers.set(event.pointerId, now);
     if (others.length) {
@@ -294,6 +333,11 @@ export class FieldViewer extends EventTarget {
       if (before > 0) this.zoomBy(after / before, { x: (now.x + other.x) / 2, y: (now.y + other.y) / 2 });
     } else this.panBy(now.x - last.x, now.y - last.y);
   }
+}
+
+/** x, y, width, height of what was dragged. */
+function bboxOf({ start, end }) {
+  return [Math.min(start.x, end.x), Math.min(start.y, end.y), Math.abs(end.x - start.x), Math.abs(end.y - start.y)];
 }
 
 /** Wires a viewer's buttons: [data-layer], [data-zoom], and the zoom figure. Returns the keys to bind. */
