@@ -86,7 +86,7 @@ def draw_edge(browser: Chromium, out: Path) -> None:
 
 
 def draw_cloud(browser: Chromium, out: Path, data_dir: Path) -> None:
-    """Devices and one uncertain image."""
+    """Devices, and one uncertain image being read."""
     with running_cloud(data_dir, field_count=6) as cloud:
         token = cloud.add_device("bench-1", "Bench 1, window")
         for name, label in (("bench-2", "Bench 2"), ("bench-3", "Night bench"), ("bench-4", "")):
@@ -118,8 +118,14 @@ def draw_cloud(browser: Chromium, out: Path, data_dir: Path) -> None:
             watched.page.wait_for_timeout(500)
             watched.page.screenshot(path=str(out / "console-cloud-devices.png"))
             watched.open(f"/review/{opinion['id']}")
+            watched.page.wait_for_selector("#review[data-ready=true]")
+            for cell in opinion["cells"][:2]:
+                watched.page.click(f"#gallery [data-cell='{opinion['cells'].index(cell)}']")
+                truth = cell["edge"]["cell_type"]["prediction_set"][0]
+                watched.page.click(f"#labels [data-label={truth}]")
+            watched.page.evaluate("scrollTo(0, 0)")
             watched.page.wait_for_timeout(SETTLE_MS)
-            watched.page.screenshot(path=str(out / "console-cloud-opinion.png"))
+            watched.page.screenshot(path=str(out / "console-cloud-review.png"))
 
 
 if __name__ == "__main__":
