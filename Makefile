@@ -12,7 +12,7 @@ DEPENDS = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core lint check format train infer api openapi bench-edge docs-pictures docs-index clean distclean
+.PHONY: help demo test test-core lint check format train infer api openapi bench-edge images images-check docs-pictures docs-index clean distclean
 
 help: ## this list
 	@echo "Automated Hematology System: research use only"
@@ -81,6 +81,12 @@ openapi: $(VENV)/.demo-installed ## write docs/openapi.json
 
 bench-edge: $(VENV)/.demo-installed ## from a frame to a stored result against a bare loop; writes docs/benchmarks/edge.md
 	$(VENV)/bin/python -m benchmarks.bench_edge --write docs/benchmarks/edge.md $(BENCH_ARGS)
+
+images: ## the images of edge and cloud, by buildah, podman or docker: [BASE_IMAGE=] [IMAGE_TAG=] [PIP_CONF=]
+	@docker/build.sh
+
+images-check: $(VENV)/.all-installed ## build and start the images, on a base made here (needs root, podman, debootstrap)
+	$(VENV)/bin/python -m pytest -m podman tests/integration/images $(PYTEST_ARGS)
 
 docs-pictures: $(VENV)/.demo-installed ## draw the pictures of generated slides in docs/pictures again
 	$(VENV)/bin/python -m models.synthetic --out docs/pictures

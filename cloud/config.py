@@ -29,11 +29,24 @@ class HttpSettings(Part):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 takes a free one and prints it")
     secure_cookie: bool = Field(False, description="set it where the console is reached over https")
+    tls_certificate_file: Path | None = Field(None, description="certificate chain (PEM), to speak https")
+    tls_key_file: Path | None = Field(None, description="its private key (PEM)")
     session_lifetime_s: int = Field(8 * 3600, ge=60, le=7 * 86400, description="end of a console session, seconds")
     session_secret: SecretStr | None = Field(
         None, description="key of the session cookie, at least 32 characters; without it one is made in data_dir"
     )
     shutdown_grace_s: int = Field(10, ge=1, le=300, description="time for open requests at the end, seconds")
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> HttpSettings:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("give tls_certificate_file and tls_key_file, or neither")
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the web side itself speaks https."""
+        return self.tls_certificate_file is not None
 
 
 class DatabaseSettings(Part):

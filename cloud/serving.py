@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 
 import structlog
@@ -14,8 +15,8 @@ from fastapi import FastAPI
 
 from cloud.app import create_app
 from cloud.assembly import assembled
-from cloud.config import Settings
-from cloud.errors import CloudError
+from cloud.config import HttpSettings, Settings
+from cloud.errors import CloudError, ConfigurationError
 from cloud.health import create_status_app
 
 log = structlog.get_logger()
@@ -42,14 +43,16 @@ async def serve(settings: Settings, *, web: bool, worker: bool) -> None:
         PortInUse: told before a table is touched.
         ConfigurationError, StorageUnavailable: it cannot start.
     """
+    if web:
+        _check_certificate(settings.http)
     with _listening(settings, web=web) as listener:
         async with assembled(settings, web=web, worker=worker) as parts:
             app = create_app(settings, parts=parts) if web else create_status_app(parts)
-            await _run(app, listener, settings)
+            await _run(app, listener, settings, web=web)
     log.info("stopped")
 
 
-async def _run(app: FastAPI, listener: socket.socket | None, settings: Settings) -> None:
+async def _run(app: FastAPI, listener: socket.socket | None, settings: Settings, *, web: bool) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,8 +60,12 @@ async def _run(app: FastAPI, listener: socket.socket | None, settings: Settings)
     if listener is None:
         await stop.wait()
         return
+    # A worker's own page stays plain: it is for the health check and Prometheus beside it.
+    https = settings.http.uses_tls and web
     config = uvicorn.Config(
         app,
+        ssl_certfile=settings.http.tls_certificate_file if https else None,
+        ssl_keyfile=settings.http.tls_key_file if https else None,
         log_config=None,
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,
@@ -69,10 +76,23 @@ async def _run(app: FastAPI, listener: socket.socket | None, settings: Settings)
     server = _Server(config)
     host, port = listener.getsockname()[:2]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    log.info("listening", url=f"http://{host}:{port}")
+    log.info("listening", url=f"http{'s' if https else ''}://{host}:{port}")
     await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
+
+
+def _check_certificate(settings: HttpSettings) -> None:
+    """Reads certificate and key as they will be used: before a table is touched, and with the setting's name."""
+    if settings.tls_certificate_file is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate_file, settings.tls_key_file)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigurationError(
+            f"http.tls_certificate_file {settings.tls_certificate_file} and http.tls_key_file {settings.tls_key_file}: "
+            f"they cannot be read, or do not belong together ({exc})"
+        ) from exc
 
 
 @contextlib.contextmanager

@@ -31,6 +31,11 @@ def _data_is_there() -> bool:
     return bool(folder) and (Path(folder) / "det_txl").is_dir()
 
 
+def _podman_is_there() -> bool:
+    base = os.environ.get("AHS_BASE_IMAGE", "") != "" or shutil.which("debootstrap") is not None
+    return base and shutil.which("podman") is not None and shutil.which("buildah") is not None
+
+
 NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "torch": ("the training extra", lambda: importlib.util.find_spec("torch") is not None),
     "mosquitto": ("mosquitto on PATH", lambda: shutil.which("mosquitto") is not None),
@@ -38,6 +43,8 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "postgres": ("PostgreSQL's server programs", _postgres_is_there),
     "root": ("to be run as root", lambda: hasattr(os, "geteuid") and os.geteuid() == 0),
     "promtool": ("promtool of Prometheus", lambda: shutil.which("promtool") is not None),
+    "groovy": ("groovy and java", lambda: shutil.which("groovy") is not None and shutil.which("java") is not None),
+    "podman": ("podman, buildah, and debootstrap or AHS_BASE_IMAGE", _podman_is_there),
     "data": ("AHS_DATA_DIR", _data_is_there),
 }
 """Marker -> (what it needs, whether that is there)."""

@@ -22,6 +22,11 @@ from cloud.cli import app
 from cloud.config import Settings
 from fleet.local.processes import port_answers
 
+TLS_FILES_ABSENT = {
+    "AHS_CLOUD__HTTP__TLS_CERTIFICATE_FILE": "/absent.crt",
+    "AHS_CLOUD__HTTP__TLS_KEY_FILE": "/absent.key",
+}
+
 
 @pytest.fixture
 def ahs_cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
@@ -55,6 +60,8 @@ def test_a_token_is_printed_alone_and_its_issue_is_on_record(ahs_cloud: Callable
         (["serve", "--config", "absent.yaml"], {}, 2, "no such configuration file"),
         (["serve"], {"AHS_CLOUD__OPINIONS__BUNDLE": "/absent/bundle"}, 2, "there is no bundle"),
         (["serve"], {"AHS_CLOUD__HTTP__PROT": "1"}, 2, "http.prot"),
+        (["serve"], {"AHS_CLOUD__HTTP__TLS_KEY_FILE": "/absent.key"}, 2, "or neither"),
+        (["serve"], TLS_FILES_ABSENT, 2, "http.tls_certificate_file /absent.crt"),
         (["worker"], {}, 2, "broker.host"),
         (["migrate"], {"AHS_CLOUD__DATABASE__URL": "postgresql://x@127.0.0.1:1/x"}, 1, "cannot be migrated"),
     ],
