@@ -8,6 +8,7 @@ everything was delivered; 7 no picture could be read.
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sys
 import threading
@@ -29,9 +30,12 @@ from edge_agent.errors import BadArtefact, ConfigurationError, DeviceFault, Edge
 from edge_agent.exit_codes import ExitCode
 from edge_agent.export import export
 from edge_agent.infer import Inference, find_pictures, write_document
-from edge_agent.inference.engine import open_engine
+from edge_agent.inference.engine import BundleEngine, open_engine
+from edge_agent.inference.switch import Switch
 from edge_agent.logs import configure
 from edge_agent.reading import FieldReader
+from edge_agent.self_test import limit_this_process, self_test
+from edge_agent.updating import open_updates
 from edge_agent.version import agent_version
 
 log = structlog.get_logger()
@@ -82,13 +86,13 @@ def run(
 
 def _run(settings: Settings, stop: threading.Event) -> ExitCode:
     with sole_user(settings.data_dir), contextlib.ExitStack() as stack:
-        engine = open_engine(
-            settings.inference.bundle, threads=settings.inference.threads, self_test=settings.run.self_test
-        )
-        stack.callback(engine.close)
+        start = open_updates(settings)
+        engine = start.engine if start is not None else _engine(settings)
+        switch = Switch(engine)
+        stack.callback(switch.close)
         store = open_store(settings)
         stack.callback(store.close)
-        composed = compose(settings, engine, store, facts=engine.facts)
+        composed = compose(settings, switch, store, start=start)
         stack.enter_context(_console(settings, composed))
         log.info(
             "agent_started",
@@ -102,6 +106,10 @@ def _run(settings: Settings, stop: threading.Event) -> ExitCode:
         code = composed.agent.run(stop)
         log.info("agent_stopped", code=int(code))
         return code
+
+
+def _engine(settings: Settings) -> BundleEngine:
+    return open_engine(settings.inference.bundle, threads=settings.inference.threads, self_test=settings.run.self_test)
 
 
 @contextlib.contextmanager
@@ -136,9 +144,7 @@ def infer(
         configure(level="warning")
         settings = _settings(config, set_, {"inference.bundle": bundle, "inference.threads": threads})
         pictures = find_pictures(images)
-        engine = open_engine(
-            settings.inference.bundle, threads=settings.inference.threads, self_test=settings.run.self_test
-        )
+        engine = _engine(settings)
         inference = Inference(
             engine,
             FieldReader(engine, QualityGate(settings.quality), settings.triage),
@@ -170,6 +176,26 @@ def export_(
     with _answered():
         report = export(_settings(config, set_, {"data_dir": data_dir}), out)
     typer.echo(f"{len(report.fields)} fields, {len(report.opinions)} second opinions -> {out}", err=True)
+
+
+@app.command("self-test")
+def self_test_(
+    bundle: Annotated[Path, typer.Option(help="Model bundle, folder or .zip.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, max=64, help="Threads; measured if not given.")] = None,
+    memory_bytes: Annotated[int | None, typer.Option(min=2**28, help="Address space, at most.")] = None,
+    timeout_s: Annotated[int | None, typer.Option(min=1, help="Longest run, seconds.")] = None,
+) -> None:
+    """Prove a model bundle on its golden inputs on this workstation; exit code 3 when it fails."""
+    limit_this_process(memory_bytes=memory_bytes, timeout_s=timeout_s)
+    report = self_test(bundle, threads=threads)
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        for check in report["checks"]:
+            figure = "" if check["figure"] is None else f"{check['figure']:.4g} "
+            typer.echo(f"{'passed' if check['passed'] else 'FAILED'}  {check['name']}  {figure}{check['detail']}")
+    raise typer.Exit(ExitCode.OK if report["passed"] else ExitCode.BUNDLE)
 
 
 @app.command("check-config")

@@ -27,23 +27,26 @@ from edge_agent.config import Settings
 from edge_agent.console_state import AgentConsole
 from edge_agent.daemon import Agent, Parts, alarms_into, gauges_of, new_frames_queue
 from edge_agent.errors import ConfigurationError, DeviceFault
-from edge_agent.inference.engine import Engine, EngineFacts
+from edge_agent.inference.switch import Switch
 from edge_agent.live import LiveState
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problem, Problems
 from edge_agent.reading import FieldReader
 from edge_agent.recording import RecordLoop, SourceName
+from edge_agent.reporting import Reporter
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import Store
 from edge_agent.triage.sampling import WINDOW_S, Sampler
+from edge_agent.update.start import UpdateStart
+from edge_agent.updating import compose_update, updates_over
 from edge_agent.uplink.asking import AskCore
 from edge_agent.uplink.bus_paho import MAX_PACKET_BYTES, PahoBus
 from edge_agent.uplink.cloud_http import HttpCloud
 from edge_agent.uplink.core import UplinkCore
 from edge_agent.uplink.courier import Courier
 from edge_agent.uplink.driver import UplinkDriver
-from edge_agent.uplink.traffic import DeviceReport, Identity, SpoolGrew, Tuning
+from edge_agent.uplink.traffic import Identity, SpoolGrew, Tuning
 from edge_agent.version import agent_version
 from fleet.contract.base import utc_now_text
 from fleet.contract.messages import (
@@ -51,7 +54,6 @@ from fleet.contract.messages import (
     Capabilities,
     OpinionReady,
     SamplingPolicy,
-    SelfTestSummary,
     Severity,
 )
 from models.runtime import available_providers
@@ -101,19 +103,19 @@ def open_store(settings: Settings) -> Store:
     return Store(settings.data_dir, Quotas(rows=limits.spool_rows, image_bytes=limits.spool_image_bytes))
 
 
-def compose(settings: Settings, engine: Engine, store: Store, *, facts: EngineFacts | None = None) -> Composed:
+def compose(settings: Settings, switch: Switch, store: Store, *, start: UpdateStart | None = None) -> Composed:
     """Every part in its place; nothing runs yet.
 
     Args:
         settings: of the run.
-        engine: the model, open.
+        switch: the model, open.
         store: open.
-        facts: of the bundle, for the console; None for an engine without one.
+        start: what the model update works on; None without updates.
     """
     clock, live, metrics = Clock(), LiveState(), Metrics()
     reads = Reads(store.database)
-    store.remember(MODEL_KEY, engine.model.model_dump_json())
-    metrics.model.labels(engine.model.name, engine.model.version, engine.model.digest).set(1)
+    on_use = model_teller(switch, store, metrics)
+    on_use()
     grown = _Later()
     problems = Problems(alarms_into(store, clock, grown))
     store.on_rejected = rejection_teller(problems)
@@ -126,7 +128,7 @@ def compose(settings: Settings, engine: Engine, store: Store, *, facts: EngineFa
     name = SourceName(settings.source.kind, open_source(settings.source).replayable)
     recorder = RecordLoop(
         settings,
-        reader=FieldReader(engine, QualityGate(settings.quality), settings.triage),
+        reader=FieldReader(switch, QualityGate(settings.quality), settings.triage),
         store=store,
         sampler=_sampler(settings, reads, clock),
         frames=frames,
@@ -150,11 +152,14 @@ def compose(settings: Settings, engine: Engine, store: Store, *, facts: EngineFa
         metrics=metrics,
         problems=problems,
     )
-    report = DeviceReport(engine.model, _self_test(facts))
-    parts = Parts(store, recorder, capture, live, metrics, problems, clock, report)
+    reporter = Reporter(switch, lambda: switch.facts, problems)
+    parts = Parts(store, recorder, capture, live, metrics, problems, clock, reporter)
+    if start is not None:
+        parts.update = compose_update(settings, start, switch, parts, on_use=on_use, grown=grown)
+        reporter.core = parts.update.core
     _connect(settings, parts)
     grown.targets = _listeners(parts)
-    return Composed(Agent(settings, parts), parts, AgentConsole(settings, parts, facts, engine.model))
+    return Composed(Agent(settings, parts), parts, AgentConsole(settings, parts, switch))
 
 
 class _Later:
@@ -197,7 +202,9 @@ def _connect(settings: Settings, parts: Parts) -> None:
             courier.want(message.opinion)
 
     parts.driver = UplinkDriver(
-        UplinkCore(_identity(settings, parts.store), parts.report, _tuning(settings)),
+        UplinkCore(
+            _identity(settings, parts.store), parts.report(), _tuning(settings), updates=parts.update is not None
+        ),
         lambda deliver: PahoBus(settings.mqtt, client_id=settings.device.id, deliver=deliver),
         store=parts.store,
         clock=parts.clock,
@@ -205,6 +212,7 @@ def _connect(settings: Settings, parts: Parts) -> None:
         gauges=lambda: gauges_of(parts.live, parts.problems),
         on_opinion=on_opinion,
         on_catch_up=courier.catch_up_soon if courier is not None else lambda: None,
+        updates=None if parts.update is None else updates_over(parts.update),
     )
 
 
@@ -318,11 +326,16 @@ def _new_field_rule(settings: Settings) -> Callable[[Frame], bool]:
     return lambda frame: selector.offer(thumbnail(frame.image), frame.captured_monotonic_s) is Selection.NEW_FIELD
 
 
-def _self_test(facts: EngineFacts | None) -> SelfTestSummary | None:
-    if facts is None or facts.self_test is None:
-        return None
-    return SelfTestSummary(
-        passed=facts.self_test.passed,
-        age_s=max(0.0, (datetime.now(UTC) - facts.loaded_at).total_seconds()),
-        failures=tuple(check.name for check in facts.self_test.failures)[:32],
-    )
+def model_teller(switch: Switch, store: Store, metrics: Metrics) -> Callable[[], None]:
+    """Notes which model answers, in the store for reports and in the metrics."""
+
+    def tell() -> None:
+        model = switch.model
+        metrics.model.clear()
+        metrics.model.labels(model.name, model.version, model.digest).set(1)
+        try:
+            store.remember(MODEL_KEY, model.model_dump_json())
+        except DeviceFault as exc:
+            log.error("model_not_remembered", error=str(exc))
+
+    return tell

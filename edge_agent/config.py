@@ -22,6 +22,7 @@ from pydantic_settings import (
 from edge_agent.capture.settings import QualitySettings, SelectionSettings, SourceSettings
 from edge_agent.errors import ConfigurationError
 from edge_agent.triage.rules import TriagePolicy
+from edge_agent.update.settings import UpdateSettings
 from fleet.contract.base import DeviceId, SiteId
 
 ENV_PREFIX = "AHS_EDGE__"
@@ -45,7 +46,9 @@ class DeviceSettings(Part):
 class InferenceSettings(Part):
     """The model and its threads."""
 
-    bundle: Path | None = Field(None, description="bundle folder or .zip; without it the shipped edge bundle")
+    bundle: Path | None = Field(
+        None, description="bundle folder or .zip; without it the shipped edge bundle; not with update.factory"
+    )
     threads: int | None = Field(None, ge=1, le=64, description="ONNX Runtime threads; without it chosen by measurement")
 
 
@@ -178,6 +181,7 @@ class Settings(BaseSettings):
     mqtt: MqttSettings = MqttSettings()
     cloud: CloudSettings = CloudSettings()
     console: ConsoleSettings = ConsoleSettings()
+    update: UpdateSettings = UpdateSettings()
     run: RunSettings = RunSettings()
 
     @classmethod

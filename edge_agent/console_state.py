@@ -28,7 +28,7 @@ from edge_agent.console.view import (
     TypeShare,
 )
 from edge_agent.daemon import Parts
-from edge_agent.inference.engine import EngineFacts
+from edge_agent.inference.switch import Switch
 from edge_agent.live import LatestField, LinkView, Now
 from edge_agent.problems import Problem as AgentProblem
 from edge_agent.slides.differential import differential, estimate_platelets
@@ -38,7 +38,6 @@ from edge_agent.uplink.asking import AskState
 from edge_agent.uplink.link import CONNECTED_STATES, LinkState
 from edge_agent.version import agent_version
 from fleet.contract.base import ClockQuality
-from fleet.contract.cells import ModelRef
 from fleet.contract.messages import Severity as WireSeverity
 from models.runtime import encode_jpeg
 
@@ -57,31 +56,24 @@ _CAMERA = {
 class AgentConsole:
     """Implements `edge_agent.console.view.ConsoleView`; safe to call from any thread."""
 
-    def __init__(self, settings: Settings, parts: Parts, facts: EngineFacts | None, model: ModelRef) -> None:
+    def __init__(self, settings: Settings, parts: Parts, switch: Switch) -> None:
         self._settings = settings
         self._parts = parts
-        self._facts = facts
-        self._model = model
+        self._switch = switch
         self._reads = Reads(parts.store.database)
         self._lock = threading.Lock()
         self._encoded: LiveField | None = None
 
     def snapshot(self) -> LiveSnapshot:
         """State of everything now; no store access."""
-        now = self._parts.live.get()
+        now, model = self._parts.live.get(), self._switch.model
         return LiveSnapshot(
             taken_at=datetime.now(UTC),
             device=self._settings.device.id,
             site=self._settings.device.site,
             agent_version=agent_version(),
             camera=self._camera(now),
-            model=ModelStatus(
-                PartState.OK,
-                self._model.version,
-                name=self._model.name,
-                version=self._model.version,
-                digest=self._model.digest,
-            ),
+            model=ModelStatus(PartState.OK, model.version, name=model.name, version=model.version, digest=model.digest),
             cloud=_cloud(now),
             slide=None if now.slide is None else self._slide(now.slide),
             field=None if now.field is None else _field(now.field),
@@ -122,9 +114,7 @@ class AgentConsole:
 
     def model(self) -> ModelCard | None:
         """What runs here."""
-        facts = self._facts
-        if facts is None:
-            return None
+        facts, model = self._switch.facts, self._switch.model
         latest = self._parts.live.get().field
         manifest = facts.manifest
         lines = [("Role", manifest.role.value), ("Created", manifest.created), ("Licence", manifest.licence)]
@@ -137,7 +127,7 @@ class AgentConsole:
         return ModelCard(
             name=manifest.name,
             version=manifest.version,
-            digest=self._model.digest,
+            digest=model.digest,
             loaded_at=facts.loaded_at,
             threads=facts.threads,
             latency_ms=None if latest is None else latest.latency_ms,
@@ -156,7 +146,7 @@ class AgentConsole:
         advice = {found.text: found.what_to_do for found in problems}
         parts = [
             HealthPart("Camera", camera.state, camera.text, _advice(critical, "camera")),
-            HealthPart("Model", PartState.OK, f"{self._model.name} {self._model.version}"),
+            HealthPart("Model", PartState.OK, f"{self._switch.model.name} {self._switch.model.version}"),
             self._disk(now),
             _clock(now.clock),
             _link("Broker", now.broker, advice),

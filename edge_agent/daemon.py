@@ -32,6 +32,7 @@ from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import Waiting
 from edge_agent.store.store_sqlite import Store
 from edge_agent.supervision import Worker
+from edge_agent.update.driver import UpdateDriver
 from edge_agent.uplink.asking import AskState
 from edge_agent.uplink.courier import Courier
 from edge_agent.uplink.driver import UplinkDriver
@@ -50,7 +51,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Parts:
-    """What an agent is made of; `driver` and `courier` are None where nothing is configured."""
+    """What an agent is made of; `driver`, `courier` and `update` are None where nothing is configured."""
 
     store: Store
     recorder: RecordLoop
@@ -59,9 +60,10 @@ class Parts:
     metrics: Metrics
     problems: Problems
     clock: Clock
-    report: DeviceReport
+    report: Callable[[], DeviceReport]
     driver: UplinkDriver | None = None
     courier: Courier | None = None
+    update: UpdateDriver | None = None
 
 
 class Agent:
@@ -100,6 +102,8 @@ class Agent:
             workers.append(
                 Worker("courier", parts.courier.run, stop=halt, metrics=parts.metrics, fatal=(StoreDamaged,))
             )
+        if parts.update is not None:
+            workers.append(Worker("update", parts.update.run, stop=halt, metrics=parts.metrics, fatal=(StoreDamaged,)))
         for worker in workers:
             worker.start()
         code = ExitCode.OK
@@ -178,10 +182,7 @@ class Agent:
         found = parts.problems.now()
         parts.metrics.problems.set(len(found))
         if parts.driver is not None:
-            degraded = tuple(problem.code for problem in found)[:32]
-            parts.driver.post(
-                ReportChanged(DeviceReport(parts.report.active, parts.report.self_test, degraded=degraded))
-            )
+            parts.driver.post(ReportChanged(parts.report()))
         return waiting
 
     def _look_at_camera(self) -> None:

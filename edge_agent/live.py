@@ -43,9 +43,13 @@ NOTHING_WAITS = Waiting(events=0, images=0, image_bytes=0)
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """Everything at one moment; None where nothing is known yet or nothing is configured."""
+    """Everything at one moment; None where nothing is known yet or nothing is configured.
+
+    `field_at_s` is the monotonic time at which the field was stored.
+    """
 
     field: LatestField | None = None
+    field_at_s: float | None = None
     slide: SlideTotals | None = None
     camera: SourceStatus | None = None
     camera_kind: str = ""

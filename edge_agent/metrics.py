@@ -53,6 +53,31 @@ class Metrics:
         )
         self.alarms_lost = Counter("ahs_edge_alarms_lost", "Alarms that could not be stored", registry=kit)
         self.model = Gauge("ahs_edge_model", "1 for the model in use", ["name", "version", "digest"], registry=kit)
+        self._declare_update()
+
+    def _declare_update(self) -> None:
+        kit = self.registry
+        self.update_state = Gauge("ahs_edge_update_state", "1 for the state of the update", ["state"], registry=kit)
+        self.update_steps = Counter(
+            "ahs_edge_update_steps", "Transitions of the update, by state reached and code", ["state", "code"],
+            registry=kit,
+        )  # fmt: skip
+        self.update_counter = Gauge("ahs_edge_update_counter", "Release counter of the model in use", registry=kit)
+        self.update_bytes = Counter("ahs_edge_update_bytes", "Bytes of chunks received", registry=kit)
+        self.update_chunks = Counter(
+            "ahs_edge_update_chunks", "Chunks received, by what became of them", ["outcome"], registry=kit
+        )
+        self.update_refused = Counter(
+            "ahs_edge_update_refused", "Trust, wishes and archives refused, by code", ["what", "code"], registry=kit
+        )
+        self.update_asked = Counter("ahs_edge_update_asked", "Questions for missing chunks", registry=kit)
+        self.update_notes = Counter("ahs_edge_update_notes", "Unusual events of the update", ["code"], registry=kit)
+        self.update_inbox_lost = Counter(
+            "ahs_edge_update_inbox_lost", "Messages for the update lost to a full inbox", registry=kit
+        )
+        self.update_soak = Gauge(
+            "ahs_edge_update_soak", "Figures of the last soak of a new model", ["figure"], registry=kit
+        )
 
     def text(self) -> bytes:
         """Prometheus exposition text."""

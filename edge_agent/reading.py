@@ -16,7 +16,7 @@ from edge_agent.store.records import NewField, NewImage, SlideTotals
 from edge_agent.triage.rules import Triage, TriagePolicy, decide
 from edge_agent.triage.sampling import Sampler
 from fleet.contract.base import CaptureId
-from fleet.contract.cells import CellClassName, DetectionWire
+from fleet.contract.cells import CellClassName, DetectionWire, ModelRef
 from fleet.contract.http import OpinionContext
 from fleet.contract.messages import FieldResult
 from models.bundle.manifest import CellClass
@@ -35,8 +35,9 @@ MAX_CONTEXT_CELLS = 1500
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the pipeline, the gate and triage make of one picture."""
+    """What the pipeline, the gate and triage make of one picture; `model` is the one that read it."""
 
+    model: ModelRef
     analysis: FieldAnalysis
     triage: Triage
     focus: float
@@ -68,7 +69,8 @@ class FieldReader:
         """
         measured = measure(image)
         weak = self._policy.weak_white_cell_score
-        analysis = self.engine.analyse(image, min_score=weak if min_score is None else min(weak, min_score))
+        engine = self.engine.for_field()
+        analysis = engine.analyse(image, min_score=weak if min_score is None else min(weak, min_score))
         reasons = self._gate.judge(measured, AnalysisSummary.of(analysis), um_per_px=um_per_px)
         triage = decide(analysis, [reason.value for reason in reasons], self._policy)
         listed = tuple(
@@ -77,7 +79,7 @@ class FieldReader:
             if cell.counted or (cell.cls is CellClass.WBC if min_score is None else cell.score >= min_score)
         )
         detections = tuple(wire.detection(analysis.detections[index]) for index in listed)
-        return Judged(analysis, triage, measured.focus, detections, listed)
+        return Judged(engine.model, analysis, triage, measured.focus, detections, listed)
 
     def read(
         self,
@@ -109,7 +111,7 @@ class FieldReader:
             decision=judged.triage.decision,
             reasons=judged.triage.reasons,
             counts=wire.counts(judged.analysis),
-            model=self.engine.model.digest,
+            model=judged.model.digest,
             latency_ms=round((monotonic() - start_s) * 1000.0, 2),
             focus=judged.focus,
             rbc_diameter_px=judged.analysis.rbc_diameter_px,
@@ -148,7 +150,7 @@ class FieldReader:
             decision=judged.triage.decision,
             reasons=judged.triage.reasons,
             audit=audit,
-            model=self.engine.model,
+            model=judged.model,
             detections=cells,
             um_per_px=frame.um_per_px,
         )

@@ -262,6 +262,7 @@ class RecordLoop:
         before, self.slide = self.slide, self._reads.slide(self.slide.slide_id)
         self._live.put(
             slide=self.slide,
+            field_at_s=time.monotonic(),
             field=LatestField(result.capture_id, frame.captured_at, frame.image, judged, latency_ms, frame.um_per_px),
         )
         metrics.fields.labels(result.decision.value).inc()

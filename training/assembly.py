@@ -11,28 +11,29 @@ import numpy as np
 from torch import nn
 
 from models.bundle.manifest import DETECTOR_NAME, EMBEDDER_NAME, HEAD_NAME, CellClass, DetectorSpec, EmbedderSpec
-from models.runtime.imaging import crop_cell, letterbox, to_batch, to_tensor
+from models.runtime.imaging import letterbox, to_tensor
 from models.runtime.results import FloatArray
 from models.runtime.scale import FieldReader
 from models.runtime.session import Network, Session
 from training.augment_fields import PAD_GREY
+from training.base_cells import cut, embed_cells
 from training.config import EmbedderConfig, FieldData, GeneratedFields
-from training.data.cells import CellExample, CellFinder, annotated_cells, generated_cells, window_spec
+from training.data.cells import finder_of_checkpoint
 from training.data.coco import read_split
 from training.data.fields import load_example, training_records
 from training.data.generated import FieldExample, generated_examples
 from training.data.places import data_root
+from training.data.white_cells import CellExample, CellFinder, annotated_cells, generated_cells, window_spec
 from training.detector_task import load_detector, read_fields
 from training.embedder_task import load_embedder
 from training.errors import ConfigError
 from training.export import Parity, export_onnx, fused_detector, fused_embedder, parity, quantise
-from training.head import HeadOptions, LabelledEmbeddings, fit_head
+from training.head import HeadOptions, fit_head
 from training.metrics import rank
 from training.recipe import BundleRecipe
 
 CALIBRATION_NAME = "calibration.json"
 PARITY_NAME = "parity.json"
-BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +115,7 @@ def _range_fields(recipe: BundleRecipe, cache: Path) -> list[FieldExample]:
 
 
 def _range_crops(recipe: BundleRecipe, parts: TorchParts, cache: Path) -> list[FloatArray]:
-    finder = CellFinder.of_checkpoint(recipe.detector.checkpoint, parts.embedder_spec)
+    finder = finder_of_checkpoint(recipe.detector.checkpoint, parts.embedder_spec)
     wanted = recipe.calibration.cells
     cells = annotated_cells(parts.cells.data, "train", finder, at_most=wanted)
     cells += generated_cells(_head_fields(recipe), parts.embedder_spec, cache)[: wanted // 2 if cells else wanted]
@@ -141,18 +142,6 @@ def _head_fields(recipe: BundleRecipe) -> GeneratedFields:
 def _held_out(recipe: BundleRecipe) -> GeneratedFields:
     c = recipe.calibration
     return GeneratedFields(count=c.held_out_fields, first_seed=c.held_out_first_seed)
-
-
-def cut(cells: list[CellExample], spec: EmbedderSpec) -> FloatArray:
-    """Crops as the device cuts them: (N, 3, C, C) float32."""
-    return to_batch([crop_cell(c.image, c.box, c.window_px, spec.input_px) for c in cells])
-
-
-def embed_cells(network: Network, cells: list[CellExample], spec: EmbedderSpec) -> LabelledEmbeddings:
-    """Run the embedder over cells."""
-    rows = [network.run(cut(cells[i : i + BATCH], spec))[0] for i in range(0, len(cells), BATCH)]
-    labels = np.array([c.label for c in cells], np.int64)
-    return LabelledEmbeddings(np.concatenate(rows), labels, np.array([c.origin for c in cells], np.int64))
 
 
 def calibrate_parts(recipe: BundleRecipe, folder: Path, cache: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def write_card(recipe: BundleRecipe, report: Mapping[str, Any], sources: Sequenc
         f"# {recipe.title}",
         f"`{recipe.name}` {recipe.version}, made {recipe.created}. **Research use only.**",
         _what(recipe, report),
-        "## Data\n\n" + _table(["set", "pictures", "licence", "source"], [_source(s) for s in sources]),
+        "## Data\n\n" + markdown_table(["set", "pictures", "licence", "source"], [_source(s) for s in sources]),
         "## Boxes\n\nThrough the one pipeline, on the CPU, with this bundle's own files.\n\n" + _boxes(report),
         "## Counts\n\n" + _counts(report),
         "## White cells\n\nFound by the detector, cut, embedded, named.\n\n" + _types(report),
@@ -96,7 +96,7 @@ def _boxes(report: Mapping[str, Any]) -> str:
         row += [_f(figures.get(f"map50_{c}")) for c in CellClass]
         row += [_f(figures["f1"].get(str(c))) for c in CellClass]
         rows.append(row)
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _counts(report: Mapping[str, Any]) -> str:
@@ -105,7 +105,7 @@ def _counts(report: Mapping[str, Any]) -> str:
     for name, figures in report["sets"].items():
         errors = [figures["count_error"][str(c)] for c in CellClass]
         rows.append([name, *(f"{e['mean_absolute']:.2f} / {100 * e['sum_ratio']:+.1f} %" for e in errors)])
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _types(report: Mapping[str, Any]) -> str:
@@ -124,12 +124,12 @@ def _types(report: Mapping[str, Any]) -> str:
     for name, figures in {**report["cells"], "generated": report["generated_types"]}.items():
         shown = [f"{figures[k]:.0f}" if k == "cells" else _f(figures.get(k)) for k in keys]
         rows.append([name, *shown])
-    return _table(["set", *keys.values()], rows)
+    return markdown_table(["set", *keys.values()], rows)
 
 
 def _export(report: Mapping[str, Any]) -> str:
     rows = [[name, f"{p['largest']:.3g}", f"{p['mean']:.3g}"] for name, p in report["parity"].items()]
-    text = _table(["network", "largest difference from torch fp32", "mean difference"], rows)
+    text = markdown_table(["network", "largest difference from torch fp32", "mean difference"], rows)
     if "fp32_val_clean" in report:
         fp32 = report["fp32_val_clean"]
         text += f"\n\nThe fp32 detector reaches mAP50 {_f(fp32['map50'])}, mAP50-95 {_f(fp32['map'])} on val_clean."
@@ -140,6 +140,7 @@ def _f(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

@@ -6,28 +6,26 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from models.bundle import BundleError, read_bundle
 from models.runtime import ModelRuntimeError, Pipeline
-from training.assembly import calibrate_parts, export_parts
+from training.base_cells import make_base_set
 from training.config import DetectorConfig, GeneratedFields, load_config
 from training.data.generated import generated_examples
-from training.detector_task import DetectorTask
-from training.distributed import joined
-from training.embedder_task import EmbedderTask
 from training.errors import TrainingError
-from training.evaluate import as_json, evaluate_cells, evaluate_generated
-from training.loop import Trainer
-from training.pack import evaluate_split, pack_bundle, single_cells
 from training.recipe import load_recipe
+from training.refit_job import GATE_CONFIG, REFIT_CONFIG, RefitOptions, RefitOutcome, default_evidence, run_refit
 from training.tracking import Trackers, open_trackers
+
+# What needs torch is imported inside the commands that need it: `refit` runs where torch is not installed.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +38,10 @@ RecipeOption = Annotated[Path, typer.Option("--recipe", help="bundle recipe (tra
 FolderOption = Annotated[Path | None, typer.Option("--work", help="work folder; by default runs/bundle-NAME")]
 CacheOption = Annotated[Path, typer.Option("--cache", help="folder for rendered generated fields")]
 DEFAULT_CACHE = Path("runs/cache")
+REFUSED = 3
+"""Exit code of a candidate that the gate refused."""
+OF_THE_EXTRA = {"torch", "albumentations", "onnx", "mlflow", "faster_coco_eval", "scipy", "matplotlib"}
+HOW_TO_INSTALL = 'install the training extra: python -m pip install "automated-hematology-system[training]"'
 
 
 @contextmanager
@@ -49,8 +51,17 @@ def told() -> Iterator[None]:
     try:
         yield
     except (TrainingError, BundleError, ModelRuntimeError) as exc:
-        Console(stderr=True).print(f"[red]{type(exc).__name__}[/red]: {exc}", soft_wrap=True, highlight=False)
+        _say(type(exc).__name__, str(exc))
         raise typer.Exit(1) from exc
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.split(".")[0] not in OF_THE_EXTRA:
+            raise
+        _say("NotInstalled", f"this command needs {exc.name}; {HOW_TO_INSTALL}")
+        raise typer.Exit(1) from exc
+
+
+def _say(kind: str, text: str) -> None:
+    Console(stderr=True).print(f"[red]{kind}[/red]: {escape(text)}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -65,6 +76,13 @@ def train(
 ) -> None:
     """Train a detector or an embedder. Several processes: torchrun --nproc-per-node N -m training train ..."""
     with told():
+        import torch
+
+        from training.detector_task import DetectorTask
+        from training.distributed import joined
+        from training.embedder_task import EmbedderTask
+        from training.loop import Trainer
+
         chosen = load_config(config)
         folder = out or Path("runs") / chosen.name
         if threads:
@@ -86,6 +104,8 @@ def export(recipe: RecipeOption, work: FolderOption = None, cache: CacheOption =
     """Write a recipe's networks as ONNX, int8 where it says so, and compare them with torch."""
     with told():
         chosen = load_recipe(recipe)
+        from training.assembly import export_parts
+
         folder = work or Path("runs") / f"bundle-{chosen.name}"
         table = Table("network", "largest difference", "mean difference", title="against torch fp32")
         for name, said in export_parts(chosen, folder, cache).items():
@@ -98,6 +118,8 @@ def calibrate(recipe: RecipeOption, work: FolderOption = None, cache: CacheOptio
     """Choose thresholds and fit the head, with the exported networks."""
     with told():
         chosen = load_recipe(recipe)
+        from training.assembly import calibrate_parts
+
         folder = work or Path("runs") / f"bundle-{chosen.name}"
         console.print_json(data=calibrate_parts(chosen, folder, cache))
 
@@ -112,6 +134,8 @@ def pack(
     """Measure the parts, write golden inputs and card, and pack the bundle if it passes its own self-test."""
     with told():
         chosen = load_recipe(recipe)
+        from training.pack import pack_bundle
+
         bundle = pack_bundle(chosen, work or Path("runs") / f"bundle-{chosen.name}", out, cache)
         console.print(f"{out}: {bundle.digest}, {sum(len(f) for f in bundle.files.values()) / 1e6:.2f} MB")
 
@@ -132,6 +156,9 @@ def evaluate(
     with told():
         if split is None and not generated and cells is None:
             raise typer.BadParameter("say what to measure: --split, --generated N or --cells")
+        from training.evaluate import as_json, evaluate_cells, evaluate_generated
+        from training.pack import evaluate_split, single_cells
+
         loaded = read_bundle(bundle)
         pipeline = Pipeline(loaded, threads=threads)
         pipeline.warm_up()
@@ -150,6 +177,84 @@ def evaluate(
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command("base-set")
+def base_set(
+    recipe: RecipeOption,
+    bundle: Annotated[Path, typer.Option(help="bundle whose networks embed the cells")],
+    out: Annotated[Path, typer.Option(help="new folder, e.g. training/base_sets/edge-1.0.0")],
+    cache: CacheOption = DEFAULT_CACHE,
+) -> None:
+    """Embed the cells that a head is refitted from, and the frozen cells that it is judged on."""
+    with told():
+        said = make_base_set(load_recipe(recipe), read_bundle(bundle), out, cache)
+        console.print_json(data=said.model_dump(mode="json", by_alias=True))
+
+
+@app.command()
+def refit(
+    bundle: Annotated[Path, typer.Option(help="current bundle, folder or zip")],
+    labels: Annotated[Path, typer.Option(help="folder of an exported data set: annotations.json and its pictures")],
+    out: Annotated[Path, typer.Option(help="folder of the new bundle")],
+    version: Annotated[str | None, typer.Option(help="of the new bundle; by default the next one")] = None,
+    evidence: Annotated[Path | None, typer.Option(help="where the evidence goes; by default OUT.evidence.json")] = None,
+    base: Annotated[Path | None, typer.Option(help="folder of the base set; by default the embedder's own")] = None,
+    config: Annotated[Path, typer.Option(help="how labels count")] = REFIT_CONFIG,
+    gate: Annotated[Path, typer.Option(help="what the gate tolerates")] = GATE_CONFIG,
+    keep_refused: Annotated[bool, typer.Option("--keep-refused", help="write a refused bundle too")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="decides which pictures are held out")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime")] = 2,
+    use_mlflow: Annotated[
+        bool, typer.Option("--mlflow/--no-mlflow", help="record it in the local MLflow store")
+    ] = False,
+) -> None:
+    """Fit the head of a bundle again with a site's labels: seconds, no torch. Exit code 3: refused as worse."""
+    with told():
+        options = RefitOptions(
+            bundle=bundle,
+            labels=labels,
+            out=out,
+            evidence=evidence or default_evidence(out),
+            created=datetime.now(UTC).date().isoformat(),
+            version=version,
+            base=base,
+            config=config,
+            gate=gate,
+            keep_refused=keep_refused,
+            seed=seed,
+            threads=threads,
+        )
+        tracker = open_trackers(Path("runs") / f"refit-{out.name}") if use_mlflow else None
+        outcome = run_refit(options, tracker)
+        _show_refit(outcome, options)
+    if not outcome.refitted.verdict.accepted:
+        raise typer.Exit(REFUSED)
+
+
+def _show_refit(outcome: RefitOutcome, options: RefitOptions) -> None:
+    done = outcome.refitted
+    table = Table(
+        "cells of", "cells", "balanced accuracy", "named", "wrong among them", "in domain", title="before / after"
+    )
+    for name, after in done.candidate.items():
+        before = done.champion[name]
+        pairs = (
+            (before.balanced_accuracy, after.balanced_accuracy),
+            (before.named, after.named),
+            (before.named_error, after.named_error),
+            (before.in_domain, after.in_domain),
+        )
+        shown = [" / ".join("-" if v is None else f"{v:.3f}" for v in pair) for pair in pairs]
+        table.add_row(name, str(after.cells), *shown)
+    console.print(table)
+    console.print(f"evidence: {options.evidence}", soft_wrap=True)
+    if outcome.written:
+        console.print(f"{options.out}: {done.bundle.digest}", soft_wrap=True)
+    if not done.verdict.accepted:
+        _say("refused", "the candidate is worse than the current model")
+        for reason in done.verdict.reasons:
+            Console(stderr=True).print(f"- {reason}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _show(report: dict[str, Any]) -> None:

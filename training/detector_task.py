@@ -22,13 +22,12 @@ from training.data.coco import read_split
 from training.data.fields import FieldBatch, FieldLoader, Shuffled, load_example, training_fields
 from training.data.generated import FieldExample, generated_examples
 from training.data.places import data_root
+from training.data.white_cells import MIN_RED_CELLS
 from training.detection_loss import detection_loss
 from training.distributed import Place
 from training.errors import CheckpointError
 from training.metrics import TrueCells, coco_map, rank
 
-MIN_RED_CELLS = 3
-"""Red cells needed to trust their median diameter."""
 PROVISIONAL_THRESHOLD = 0.3
 """Threshold of every class until `calibrate` has measured them."""
 

@@ -16,17 +16,8 @@ from models.nets.embedder import CellClassifier, CellEmbedder, EmbedderShape
 from training.augment_cells import CellAugmenter
 from training.checkpoint import load_checkpoint
 from training.config import EmbedderConfig, EmbedderNet
-from training.data.cells import (
-    HOME,
-    CellBatch,
-    CellExample,
-    CellFinder,
-    CellLoader,
-    annotated_cells,
-    generated_cells,
-    plain_crops,
-    window_spec,
-)
+from training.data.cells import CellBatch, CellLoader, finder_of_checkpoint, plain_crops
+from training.data.white_cells import HOME, CellExample, annotated_cells, generated_cells, window_spec
 from training.distributed import Place
 from training.errors import CheckpointError
 from training.metrics import balanced_accuracy
@@ -58,7 +49,7 @@ class EmbedderTask:
     def __init__(self, config: EmbedderConfig, place: Place, cache: Path) -> None:
         self._config = config
         data, spec = config.data, window_spec(config.data)
-        finder = CellFinder.of_checkpoint(data.detector, spec)
+        finder = finder_of_checkpoint(data.detector, spec)
         cells = annotated_cells(data, "train", finder) + generated_cells(data.generated, spec, cache)
         augmenter = CellAugmenter(config.augment, data.input_px)
         self._loader = CellLoader(

@@ -5,7 +5,10 @@ TrainingError
 |- DataError            the data: set AHS_DATA_DIR, or mend the named file
 |- CheckpointError      the checkpoint: it belongs to another run, or is damaged
 |- NonFiniteLossError   the run: look at the saved batch
-`- ParityError          the export: it does not say what the torch model says
+|- ParityError          the export: it does not say what the torch model says
+|- BaseSetError         the base set: take the one that shipped, or make one with `ahs-train base-set`
+|- LabelsError          the labels: export them again
+`- RefitError           the refit: it does not pass its own self-test
 """
 
 from __future__ import annotations
@@ -33,3 +36,15 @@ class NonFiniteLossError(TrainingError):
 
 class ParityError(TrainingError):
     """An exported model disagrees with the model it was made from."""
+
+
+class BaseSetError(TrainingError):
+    """A base set is absent, was changed, or belongs to another embedder."""
+
+
+class LabelsError(TrainingError):
+    """A folder of labels cannot be used; the message names the entry."""
+
+
+class RefitError(TrainingError):
+    """The refitted bundle cannot be written or does not pass its own self-test."""

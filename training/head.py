@@ -42,8 +42,19 @@ class LabelledEmbeddings:
 
     def of_origin(self, origin: int) -> LabelledEmbeddings:
         """The cells of one origin."""
-        chosen = self.origins == origin
+        return self.where(self.origins == origin)
+
+    def where(self, chosen: NDArray[np.bool_]) -> LabelledEmbeddings:
+        """The chosen cells."""
         return LabelledEmbeddings(self.embeddings[chosen], self.labels[chosen], self.origins[chosen])
+
+    def with_others(self, others: LabelledEmbeddings) -> LabelledEmbeddings:
+        """These cells, then the others."""
+        return LabelledEmbeddings(
+            np.concatenate([self.embeddings, others.embeddings]),
+            np.concatenate([self.labels, others.labels]),
+            np.concatenate([self.origins, others.origins]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,8 @@ class HeadOptions:
         domain_quantile: share of held-out cells that count as at home.
         allowed_error: largest error among accepted held-out cells of home.
         least_acceptance: smallest probability that may ever be accepted.
+        least_for_mean: a type and origin with fewer cells gets no mean of its own.
+        least_for_threshold: an origin with fewer held-out cells does not move the domain's threshold.
     """
 
     ridge: float = 0.02
@@ -65,6 +78,8 @@ class HeadOptions:
     domain_quantile: float = 0.975
     allowed_error: float = 0.01
     least_acceptance: float = 0.6
+    least_for_mean: int = 1
+    least_for_threshold: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +91,20 @@ class FittedHead:
     coverage: float
 
 
-def fit_head(train: LabelledEmbeddings, held_out: LabelledEmbeddings, options: HeadOptions | None = None) -> FittedHead:
+def fit_head(
+    train: LabelledEmbeddings,
+    held_out: LabelledEmbeddings,
+    options: HeadOptions | None = None,
+    *,
+    weights_of: Array | None = None,
+) -> FittedHead:
     """Fit every array of the head.
 
     Args:
         train: cells for the classifier and the class means.
         held_out: other cells, for temperature, quantiles, thresholds.
         options: penalties and levels.
+        weights_of: (N,) how much each training cell counts within its type; by default all alike.
 
     Raises:
         DataError: a class without cells on either side.
@@ -93,11 +115,11 @@ def fit_head(train: LabelledEmbeddings, held_out: LabelledEmbeddings, options: H
         if missing:
             kinds = ", ".join(list(WhiteCellType)[c] for c in missing)
             raise DataError(f"no {name} cells of type {kinds}; label some before fitting a head")
-    weights, bias = fit_linear(train.embeddings, train.labels, ridge=options.ridge)
+    weights, bias = fit_linear(train.embeddings, train.labels, ridge=options.ridge, weights_of=weights_of)
     logits = held_out.embeddings.astype(np.float64) @ weights.T + bias
     temperature = fit_temperature(logits, held_out.labels)
     chances = softmax(logits / temperature)
-    means, precision = fit_domain(train, shrinkage=options.shrinkage)
+    means, precision = fit_domain(train, shrinkage=options.shrinkage, least_for_mean=options.least_for_mean)
     head = Head(
         weights=weights.astype(np.float32),
         bias=bias.astype(np.float32),
@@ -108,9 +130,10 @@ def fit_head(train: LabelledEmbeddings, held_out: LabelledEmbeddings, options: H
         domain_threshold=np.array(1.0, np.float32),
     )
     distances = head.distances(held_out.embeddings)
+    origins, counts = np.unique(held_out.origins, return_counts=True)
+    least = min(options.least_for_threshold, int(counts.max()))
     threshold = max(
-        float(np.quantile(distances[held_out.origins == o], options.domain_quantile))
-        for o in np.unique(held_out.origins)
+        float(np.quantile(distances[held_out.origins == o], options.domain_quantile)) for o in origins[counts >= least]
     )
     head = Head(**{**_arrays(head), "domain_threshold": np.array(threshold, np.float32)})
     accept = accept_probability(chances, held_out.labels, options)
@@ -127,12 +150,18 @@ def softmax(logits: Array) -> Array:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
 
 
-def fit_linear(embeddings: FloatArray, labels: NDArray[np.int64], *, ridge: float) -> tuple[Array, Array]:
-    """Multinomial logistic regression with a ridge; returns weights (K, D) and bias (K,) for raw embeddings."""
+def fit_linear(
+    embeddings: FloatArray, labels: NDArray[np.int64], *, ridge: float, weights_of: Array | None = None
+) -> tuple[Array, Array]:
+    """Multinomial logistic regression with a ridge; returns weights (K, D) and bias (K,) for raw embeddings.
+
+    Each class has the same weight; within a class cells count by `weights_of` (N,), by default all alike.
+    """
     mean, deviation = embeddings.mean(axis=0, dtype=np.float64), embeddings.std(axis=0, dtype=np.float64) + 1e-6
     x = np.hstack([(embeddings.astype(np.float64) - mean) / deviation, np.ones((len(embeddings), 1))])
     wanted = np.eye(CLASSES)[labels]
-    share = 1.0 / np.maximum(1, wanted.sum(axis=0))[labels] / CLASSES
+    counts = np.ones(len(embeddings)) if weights_of is None else np.asarray(weights_of, np.float64)
+    share = counts / np.maximum(1e-12, counts @ wanted)[labels] / CLASSES
     penalty = np.full(x.shape[1], ridge)
     penalty[-1] = 1e-6
     weights = np.zeros((CLASSES, x.shape[1]))
@@ -198,16 +227,18 @@ def conformal_quantiles(chances: Array, labels: NDArray[np.int64], coverage: flo
     return quantiles
 
 
-def fit_domain(cells: LabelledEmbeddings, *, shrinkage: float) -> tuple[Array, Array]:
-    """Means (M, D), one a class and origin that occurs, and the precision (D, D) of what is left."""
+def fit_domain(cells: LabelledEmbeddings, *, shrinkage: float, least_for_mean: int = 1) -> tuple[Array, Array]:
+    """Means (M, D), one a class and origin that occurs often enough, and the precision (D, D) of what is left."""
     x = cells.embeddings.astype(np.float64)
-    means, centred = [], np.empty_like(x)
+    means, centred = [], []
     for origin in np.unique(cells.origins):
         for label in np.unique(cells.labels[cells.origins == origin]):
             chosen = (cells.origins == origin) & (cells.labels == label)
-            means.append(x[chosen].mean(axis=0))
-            centred[chosen] = x[chosen] - means[-1]
-    covariance = centred.T @ centred / max(1, len(x) - len(means))
+            if chosen.sum() >= least_for_mean:
+                means.append(x[chosen].mean(axis=0))
+                centred.append(x[chosen] - means[-1])
+    rest = np.concatenate(centred)
+    covariance = rest.T @ rest / max(1, len(rest) - len(means))
     diagonal = np.diag(np.diag(covariance)) + np.eye(x.shape[1]) * 1e-4 * np.trace(covariance) / x.shape[1]
     return np.stack(means), np.linalg.inv((1 - shrinkage) * covariance + shrinkage * diagonal)
 

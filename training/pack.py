@@ -28,12 +28,12 @@ from training.assembly import CALIBRATION_NAME, PARITY_NAME, TorchParts, torch_p
 from training.card import GENERATED, PBC, TXL, write_card
 from training.checkpoint import load_checkpoint
 from training.config import FieldData, GeneratedFields
-from training.data.cells import TYPE_INDEX
 from training.data.coco import read_split
 from training.data.fields import load_example, training_records
 from training.data.generated import generated_examples
 from training.data.places import data_root
 from training.data.typed_fields import typed_fields
+from training.data.white_cells import TYPE_INDEX
 from training.detector_task import TorchNetwork
 from training.errors import ParityError, TrainingError
 from training.evaluate import (

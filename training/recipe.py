@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from models.bundle.manifest import Role
 from training.config import Part
-from training.errors import ConfigError
+from training.settings import load_settings
 
 
 class DetectorPart(Part):
@@ -64,6 +63,8 @@ class BundleRecipe(Part):
     other_laboratory: str | None = Field(None, description="folder below AHS_DATA_DIR with typed fields, measured only")
     evaluation_seed: int = Field(920_000, ge=0)
     evaluation_fields: int = Field(60, ge=1)
+    frozen_seed: int = Field(940_000, ge=0, description="generated fields of the frozen set; used for nothing else")
+    frozen_fields: int = Field(60, ge=1)
 
 
 def load_recipe(path: Path) -> BundleRecipe:
@@ -72,14 +73,4 @@ def load_recipe(path: Path) -> BundleRecipe:
     Raises:
         ConfigError: absent, no YAML, an unknown key or a value out of bounds.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read ({exc.strerror}); recipes are in training/configs") from exc
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{path}: is no YAML: {exc}") from exc
-    try:
-        return BundleRecipe.model_validate(raw)
-    except ValidationError as exc:
-        lines = [f"  {'.'.join(str(p) for p in e['loc']) or '(top)'}: {e['msg']}" for e in exc.errors()]
-        raise ConfigError(f"{path}: {len(lines)} problem(s)\n" + "\n".join(lines)) from exc
+    return load_settings(path, BundleRecipe)

@@ -14,8 +14,8 @@ from fleet.contract.messages import Activation, Desired
 
 async def set_desired(
     session: AsyncSession,
-    key: OnlineKey,
     *,
+    key: OnlineKey,
     device: str,
     site_id: str,
     release: str | None,

@@ -229,7 +229,7 @@ def signing(key: OnlineKey) -> SetDesired:
     """Tells devices what to run under the cloud's own signature."""
 
     async def set_signed(session: AsyncSession, **told: Any) -> int:
-        return await set_desired(session, key, **told)
+        return await set_desired(session, key=key, **told)
 
     return set_signed
 

@@ -37,12 +37,10 @@ class ImageStore:
 
     async def put(self, data: bytes) -> str:
         """Stores bytes durably and returns their SHA-256; StorageUnavailable when that cannot be done."""
-        sha256 = hashlib.sha256(data).hexdigest()
         try:
-            await asyncio.to_thread(self._put, sha256, data)
+            return await asyncio.to_thread(self._put, data)
         except OSError as exc:
             raise StorageUnavailable(f"the image store does not take the image: {exc}") from exc
-        return sha256
 
     async def get(self, sha256: str) -> bytes:
         """The bytes; StorageUnavailable when they are gone or are not what their name says.
@@ -83,15 +81,16 @@ class ImageStore:
         except OSError as exc:
             raise StorageUnavailable(f"the image store does not answer: {exc}") from exc
 
-    def _put(self, sha256: str, data: bytes) -> None:
+    def _put(self, data: bytes) -> str:
+        sha256 = hashlib.sha256(data).hexdigest()
         path = self._path(sha256)
         if self._files.exists(path) and self._files.size(path) == len(data):
-            return
+            return sha256
         self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         if not self._is_local:
             # An object store shows an object only when it is complete.
             self._files.pipe_file(path, data)
-            return
+            return sha256
         part = f"{path}.{uuid.uuid4().hex}.part"
         with self._files.open(part, "wb") as file:
             file.write(data)
@@ -103,6 +102,7 @@ class ImageStore:
             os.fsync(folder)
         finally:
             os.close(folder)
+        return sha256
 
     def _path(self, sha256: str) -> str:
         if not _SHA256.fullmatch(sha256):

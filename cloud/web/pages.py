@@ -12,6 +12,7 @@ from cloud.auth.principals import Permission, Principal
 from cloud.devices.queries import list_devices
 from cloud.health import readyz
 from cloud.opinions.queries import get_opinion_detail, list_opinions
+from cloud.releases.queries import list_releases, trust_expiry
 from cloud.review.queries import count_waiting, next_waiting
 from cloud.web.api_page import create_api_page
 from cloud.web.rendering import TABS, CloudRendering, Visitor, field_boxes
@@ -29,6 +30,7 @@ def create_pages() -> APIRouter:
     _add_entrance(router)
     _add_devices(router)
     _add_review(router)
+    _add_models(router)
     _add_system(router)
     router.include_router(create_api_page(_rendering))
     return router
@@ -138,6 +140,14 @@ def _add_review(router: APIRouter) -> None:
             detail.opinion, detail.context, width_px=detail.width_px, height_px=detail.height_px, blind=blind
         )
         return JSONResponse(plain, headers={"Cache-Control": "no-store"})
+
+
+def _add_models(router: APIRouter) -> None:
+    @router.get("/models")
+    async def models(principal: PagePrincipal, session: ReadSession) -> Response:
+        principal.require(Permission.READ_ROLLOUTS)
+        page = await list_releases(session, principal)
+        return _rendering.models(visitor_of(principal), page, await trust_expiry(session))
 
 
 def _add_system(router: APIRouter) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cloud.dataset.rules import rbc_diameter_px
 from cloud.review.order import groups
 from cloud.review.rules import ARTEFACT, NOT_CLASSED, bbox_of
 from fleet.contract.cells import CellClassName, DetectionWire
-from fleet.contract.http import DevicePage, Health, OpinionContext, OpinionPage, Problem, SecondOpinion
+from fleet.contract.http import DevicePage, Health, OpinionContext, OpinionPage, Problem, ReleasePage, SecondOpinion
 from fleet.contract.messages import OpinionState, Presence
 from fleet.webkit import SECURITY_HEADERS, PageKit
 from fleet.webkit.words import OPINION_STATES, PRESENCES, UPDATE_STATES
@@ -25,7 +25,7 @@ from models.bundle.manifest import WhiteCellType
 WINDOW_RED_CELLS = 3.0
 """Side of the window round a white cell, in red-cell diameters: about 22 micrometres."""
 TITLE = "Automated Hematology"
-NAVIGATION = (("/devices", "Devices"), ("/review", "Review"), ("/system", "System"))
+NAVIGATION = (("/devices", "Devices"), ("/review", "Review"), ("/models", "Models"), ("/system", "System"))
 TABS = (
     ("pending_review", "Waits for a person"),
     ("reviewed", "Read by a person"),
@@ -48,6 +48,13 @@ SIGN_IN_MESSAGES: dict[str, tuple[str, str, str]] = {
     "role_not_allowed": ("fault", "This is a device's token.", "The console opens with a person's token."),
     "foreign_origin": ("fault", "The sign-in came from another page.", "Sign in on this page."),
 }
+TRUST_ROLES = {
+    "root": ("Root", "names all keys; signed by the operator with root.key"),
+    "targets": ("Releases", "names every release; signed by the operator with release.key"),
+    "snapshot": ("Snapshot", "says which list of releases is the newest; signed here by itself"),
+    "timestamp": ("Timestamp", "proves that all of it is fresh; signed here by itself"),
+}
+"""Role -> its name and what it is for."""
 WRONG_TOKEN = ("fault", "This token is not known here.", "Copy the whole of it; ask an operator when it is lost.")
 
 
@@ -156,6 +163,13 @@ class CloudRendering:
         }
         return self._show("opinion.html", "/review", visitor, values, only_rows=False)
 
+    def models(self, visitor: Visitor, page: ReleasePage, expiry: Mapping[str, datetime]) -> HTMLResponse:
+        """Releases, newest first, and how long the documents that prove them hold."""
+        now = datetime.now(UTC)
+        trust = [(role, *TRUST_ROLES[role], moment, *trust_words(role, moment, now)) for role, moment in expiry.items()]
+        values = {"releases": page.items, "trust": sorted(trust, key=lambda row: list(TRUST_ROLES).index(row[0]))}
+        return self._show("models.html", "/models", visitor, values, only_rows=False)
+
     def system(self, visitor: Visitor, health: Health) -> HTMLResponse:
         """Parts of the service."""
         parts = [(name, *part_words(text)) for name, text in health.parts.items()]
@@ -169,6 +183,14 @@ class CloudRendering:
         if only_rows:
             return HTMLResponse(self._kit.fragment(template, frame=frame, **values), headers=dict(SECURITY_HEADERS))
         return self._kit.page(template, frame=frame, **values)
+
+
+def trust_words(role: str, expires_at: datetime, now: datetime) -> tuple[str, str]:
+    """Chip state and word of a trust document."""
+    if expires_at <= now:
+        return "fault", "expired"
+    soon = timedelta(hours=4) if role in ("snapshot", "timestamp") else timedelta(days=60)
+    return ("warning", "runs out") if expires_at - now < soon else ("ok", "holds")
 
 
 def part_words(text: str) -> tuple[str, str, str]:

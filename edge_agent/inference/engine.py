@@ -35,6 +35,10 @@ class Engine(Protocol):
         """Which model."""
         ...
 
+    def for_field(self) -> Engine:
+        """For one field: its `model` is the one whose analysis it gave, whatever is exchanged meanwhile."""
+        ...
+
     def analyse(self, image: ImageRGB, min_score: float | None = None) -> FieldAnalysis:
         """See `models.runtime.Pipeline.analyse`."""
         ...
@@ -48,7 +52,7 @@ class EngineFacts:
         manifest: what the bundle says of itself.
         threads: ONNX Runtime's threads.
         loaded_at: UTC.
-        self_test: None when it was switched off.
+        self_test: the last one; None when it was switched off.
     """
 
     manifest: BundleManifest
@@ -70,6 +74,10 @@ class BundleEngine:
         """Name, version and digest."""
         return self._model
 
+    def for_field(self) -> BundleEngine:
+        """Itself: it never changes."""
+        return self
+
     def analyse(self, image: ImageRGB, min_score: float | None = None) -> FieldAnalysis:
         """One field."""
         return self._pipeline.analyse(image, min_score=min_score)
@@ -79,25 +87,36 @@ class BundleEngine:
         self._pipeline.close()
 
 
-def open_engine(path: Path | None, *, threads: int | None = None, self_test: bool = True) -> BundleEngine:
+def open_engine(
+    path: Path | None,
+    *,
+    threads: int | None = None,
+    self_test: bool = True,
+    digest: str | None = None,
+    proven: SelfTestReport | None = None,
+) -> BundleEngine:
     """Reads, verifies, opens, proves and warms up a bundle.
 
     Args:
         path: folder or zip; None takes the shipped edge bundle.
         threads: ONNX Runtime's threads; None measures.
         self_test: prove the model on its golden inputs first.
+        digest: what the bundle must be; None takes any.
+        proven: report of a self-test that it has passed on this workstation, where none is run now.
 
     Raises:
         BadArtefact: missing, corrupt, incompatible, or fails its self-test; the message says what to do.
     """
     try:
         bundle = read_bundle(path if path is not None else shipped("edge"))
+        if digest is not None and bundle.digest != digest:
+            raise BadArtefact(f"{bundle.path} is {bundle.digest}, not {digest}; it was changed after it was installed")
         chosen = threads if threads is not None else measured_threads(bundle)
         pipeline = Pipeline(bundle, threads=chosen)
         pipeline.warm_up()
     except (BundleError, ZooError, ModelRuntimeError) as exc:
         raise BadArtefact(f"the model cannot be used: {exc}") from exc
-    report = run_self_test(pipeline) if self_test else None
+    report = run_self_test(pipeline) if self_test else proven
     if report is not None and not report.passed:
         failed = "; ".join(f"{check.name} ({check.detail})" for check in report.failures)
         raise BadArtefact(

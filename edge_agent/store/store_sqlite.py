@@ -31,10 +31,11 @@ from edge_agent.store.spool_sqlite import (
 from fleet.contract.base import utc_now_text
 from fleet.contract.cells import Decision, DetectionWire
 from fleet.contract.http import SecondOpinion
-from fleet.contract.messages import Alarm, Dropped, Event, OpinionReady, SeqRange, SlideResult
+from fleet.contract.messages import Alarm, Dropped, Event, OpinionReady, SeqRange, SlideResult, UpdateStep
 
 FILE_NAME = "edge.sqlite3"
 REFUSED = "refused"
+STEP_KEY = "update_step"
 
 
 class Store:
@@ -104,6 +105,18 @@ class Store:
         with self._writing() as connection:
             append_event(connection, self._numbering, event, now)
             enforce(connection, self._numbering, self._quotas, now)
+
+    def append_step(self, step: UpdateStep, *, journal: str, number: int, now: datetime) -> bool:
+        """Stores a step of the model update; False when this number of the journal or a later one is stored already."""
+        with self._writing() as connection:
+            row = connection.execute("SELECT value FROM meta WHERE key = ?", (STEP_KEY,)).fetchone()
+            known_journal, _, known = ("", "", "0") if row is None else str(row["value"]).rpartition(":")
+            if known_journal == journal and int(known) >= number:
+                return False
+            append_event(connection, self._numbering, step, now)
+            _put(connection, STEP_KEY, f"{journal}:{number}")
+            enforce(connection, self._numbering, self._quotas, now)
+        return True
 
     def open_slide(self, name: str, *, target_white_cells: int, now: datetime) -> SlideTotals:
         """The open slide; without one opens `name` (or `name-2`, ... when that was closed before)."""

@@ -19,8 +19,12 @@ class Bus(Protocol):
         """Begins to connect; BusConnected, BusFailed or BusRefused follows."""
         ...
 
-    def subscribe(self, topics: tuple[str, ...]) -> None:
-        """Subscribes with QoS 1."""
+    def subscribe(self, topics: tuple[str, ...], *, qos: int = 1) -> None:
+        """Subscribes."""
+        ...
+
+    def unsubscribe(self, topics: tuple[str, ...]) -> None:
+        """Ends subscriptions, also those of a session that the broker has kept."""
         ...
 
     def publish(self, message: Publish) -> None:

@@ -66,10 +66,15 @@ class PahoBus:
         self._client = client
         threading.Thread(target=self._run, args=(client, session), name=f"mqtt-{session[-6:]}", daemon=True).start()
 
-    def subscribe(self, topics: tuple[str, ...]) -> None:
-        """QoS 1; retained messages come at each subscription."""
+    def subscribe(self, topics: tuple[str, ...], *, qos: int = 1) -> None:
+        """Retained messages come at each subscription."""
         if self._client is not None:
-            self._client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in topics])
+            self._client.subscribe([(topic, SubscribeOptions(qos=qos)) for topic in topics])
+
+    def unsubscribe(self, topics: tuple[str, ...]) -> None:
+        """Tells the broker."""
+        if self._client is not None:
+            self._client.unsubscribe(list(topics))
 
     def publish(self, message: Publish) -> None:
         """Hands over to paho's queue."""

@@ -27,12 +27,15 @@ from edge_agent.uplink.traffic import (
     BusPublishRefused,
     BusRefused,
     CatchUp,
+    ChunksMissing,
+    ChunksWanted,
     Connect,
     CredentialsChanged,
     DeviceReport,
     Disconnect,
     Event,
     GaugesRead,
+    HandOn,
     Identity,
     Note,
     NoteCode,
@@ -47,6 +50,8 @@ from edge_agent.uplink.traffic import (
     TakeRows,
     Tick,
     Tuning,
+    Unsubscribe,
+    UpdateTopic,
 )
 from fleet.contract import topics
 from fleet.contract.base import ClockQuality
@@ -69,14 +74,19 @@ class UplinkCore:
         identity: who speaks.
         report: what the device runs.
         tuning: times and sizes.
+        updates: whether this device takes models by MQTT.
     """
 
-    def __init__(self, identity: Identity, report: DeviceReport, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self, identity: Identity, report: DeviceReport, tuning: Tuning | None = None, *, updates: bool = False
+    ) -> None:
         self._identity = identity
         self._tuning = tuning or Tuning()
         self._teller = Teller(identity)
         self._flight = Flight(self._tuning)
         self._report = report
+        self._updates = updates
+        self._chunks_wanted = False
         self._connections = 0
         self._failures = 0
         self._session = ""
@@ -131,6 +141,11 @@ class UplinkCore:
                 return []
             case ReportChanged():
                 return self._report_changed(event.report, now)
+            case ChunksWanted():
+                return self._chunks(event.on)
+            case ChunksMissing():
+                asks = self.state in CONNECTED_STATES and event.missing
+                return [self._teller.need(event.release, event.missing, now)] if asks else []
             case GaugesRead():
                 return [self._teller.telemetry(event.gauges, now)] if self.state in CONNECTED_STATES else []
             case CredentialsChanged():
@@ -176,12 +191,29 @@ class UplinkCore:
         self._flight.ground()
         self._more, self._asked = True, False
         return [
-            Subscribe((topics.all_down(self._identity.device), topics.HOST_STATE)),
+            *self._subscriptions(),
             self._teller.online(self._session),
             *self._birth(now),
             CatchUp(),
             Note(NoteCode.LINK_CHANGED, self.text),
         ]
+
+    def _subscriptions(self) -> list[Action]:
+        always = (topics.all_down(self._identity.device), topics.HOST_STATE)
+        if not self._updates:
+            return [Subscribe(always)]
+        # Chunks only while they are waited for: a standing subscription fills the queue that the broker keeps for us.
+        chunks = (topics.ALL_CHUNKS,)
+        follow: Action = Subscribe(chunks, qos=0) if self._chunks_wanted else Unsubscribe(chunks)
+        return [Subscribe((*always, topics.TRUST)), follow]
+
+    def _chunks(self, on: bool) -> list[Action]:
+        if on == self._chunks_wanted:
+            return []
+        self._chunks_wanted = on
+        if self.state not in CONNECTED_STATES:
+            return []
+        return [Subscribe((topics.ALL_CHUNKS,), qos=0) if on else Unsubscribe((topics.ALL_CHUNKS,))]
 
     def _birth(self, now: Moment) -> list[Action]:
         self._births_s = now.monotonic_s
@@ -268,6 +300,9 @@ class UplinkCore:
         try:
             if event.topic == topics.HOST_STATE:
                 return self._host_state(decode(HostState, event.payload), now)
+            handed = self._for_update(event)
+            if handed is not None:
+                return [handed]
             topic = topics.parse_down(event.topic)
             if topic is None:
                 return [Note(NoteCode.MESSAGE_UNKNOWN, event.topic[:200])]
@@ -286,6 +321,17 @@ class UplinkCore:
                     return [Note(NoteCode.MESSAGE_UNKNOWN, event.topic[:200])]
         except WireError as exc:
             return [Note(NoteCode.MESSAGE_UNREADABLE, f"{event.topic[:120]}: {exc}"[:300])]
+
+    def _for_update(self, event: BusMessage) -> HandOn | None:
+        """What the model update reads itself: it knows what is too large, and whose signature is to be looked at."""
+        if not self._updates:
+            return None
+        if event.topic == topics.TRUST:
+            return HandOn(UpdateTopic.TRUST, "", event.payload)
+        if event.topic == topics.down(self._identity.device, "desired"):
+            return HandOn(UpdateTopic.DESIRED, "", event.payload)
+        sha256 = topics.parse_chunk(event.topic)
+        return None if sha256 is None else HandOn(UpdateTopic.CHUNK, sha256, event.payload)
 
     def _host_state(self, host: HostState, now: Moment) -> list[Action]:
         # The late Will of a deposed worker says nothing about its successor.

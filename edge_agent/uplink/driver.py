@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 
@@ -23,11 +24,13 @@ from edge_agent.uplink.traffic import (
     Action,
     Announce,
     BusEvent,
+    BusMessage,
     CatchUp,
     Connect,
     Disconnect,
     Event,
     GaugesRead,
+    HandOn,
     Note,
     Publish,
     ReadGauges,
@@ -37,14 +40,31 @@ from edge_agent.uplink.traffic import (
     Subscribe,
     TakeRows,
     Tick,
+    Unsubscribe,
 )
 from fleet.contract.messages import OpinionReady
+from fleet.contract.topics import parse_chunk
 
 INBOX_EVENTS = 10_000
+INBOX_CHUNKS = 256
+"""Above so many waiting events chunks find no room: they are large, and asked for again."""
 TICK_S = 0.2
 FLUSH_BYTES_S = 5.0
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """The model update, as the uplink knows it.
+
+    Attributes:
+        hand_on: takes what is for it.
+        link: told when the cloud is there and when it is not.
+    """
+
+    hand_on: Callable[[HandOn], None] = lambda handed: None
+    link: Callable[[bool], None] = lambda up: None
 
 
 class UplinkDriver:
@@ -59,6 +79,7 @@ class UplinkDriver:
         gauges: figures for the telemetry.
         on_opinion: told of an announced opinion (True: it is to be fetched).
         on_catch_up: asked to look for missed opinions.
+        updates: takes what is for the model update.
     """
 
     def __init__(
@@ -72,6 +93,7 @@ class UplinkDriver:
         gauges: Callable[[], Mapping[str, float]],
         on_opinion: Callable[[OpinionReady, bool], None],
         on_catch_up: Callable[[], None],
+        updates: Updates | None = None,
     ) -> None:
         self.core = core
         self._inbox: queue.Queue[Event] = queue.Queue(INBOX_EVENTS)
@@ -82,12 +104,17 @@ class UplinkDriver:
         self._gauges = gauges
         self._on_opinion = on_opinion
         self._on_catch_up = on_catch_up
+        self._updates = updates or Updates()
+        self._flowing = False
         self._unsaved: deque[Acknowledge] = deque()
         self._bytes = 0
         self._flush_at_s = 0.0
 
     def post(self, event: Event) -> None:
         """Hands an event over, from any thread; one that finds no room is counted, and repeated by its sender."""
+        if isinstance(event, BusMessage) and self._inbox.qsize() >= INBOX_CHUNKS and parse_chunk(event.topic):
+            self._metrics.inbox_lost.inc()
+            return
         try:
             self._inbox.put_nowait(event)
         except queue.Full:
@@ -123,6 +150,10 @@ class UplinkDriver:
                 answer = self._act(action)
                 if answer is not None:
                     waiting.append(answer)
+        flowing = self.core.state is LinkState.FLOWING
+        if flowing is not self._flowing:
+            self._flowing = flowing
+            self._updates.link(flowing)
         for state in LinkState:
             self._metrics.link_state.labels(state.value).set(state is self.core.state)
 
@@ -133,7 +164,11 @@ class UplinkDriver:
             case Disconnect():
                 self._bus.disconnect()
             case Subscribe():
-                self._bus.subscribe(action.topics)
+                self._bus.subscribe(action.topics, qos=action.qos)
+            case Unsubscribe():
+                self._bus.unsubscribe(action.topics)
+            case HandOn():
+                self._updates.hand_on(action)
             case Publish():
                 self._publish(action)
             case TakeRows():

@@ -13,6 +13,7 @@ from fleet.contract.base import JsonObject, utc_now_text
 from fleet.contract.codec import encode
 from fleet.contract.messages import (
     Birth,
+    Need,
     OperationState,
     OperationUpdate,
     Presence,
@@ -90,6 +91,18 @@ class Teller:
             expiry_s=TELEMETRY_EXPIRY_S,
         )
 
+    def need(self, release: str, missing: tuple[str, ...], now: Moment) -> Publish:
+        """Which chunks of a release are missing."""
+        message = Need.model_validate(
+            {
+                **self._envelope(now),
+                "release": release,
+                "missing": missing,
+                "max_packet_bytes": self._identity.capabilities.max_packet_bytes,
+            }
+        )
+        return self._publish("need", encode(message))
+
     def operation(self, operation: str, state: OperationState, code: str | None, now: Moment) -> Publish:
         """The terminal answer to a command."""
         message = OperationUpdate.model_validate(
@@ -105,6 +118,14 @@ class Teller:
                 "active": report.active,
                 "self_test": report.self_test,
                 "degraded": report.degraded,
+                "previous": report.update.previous,
+                "update_state": report.update.state,
+                "update_code": report.update.code,
+                "release_counter": report.update.counter,
+                "desired_version": report.update.desired_version,
+                "pending": report.update.pending,
+                "rollout": report.update.rollout,
+                "soak": report.update.soak,
             }
         )
 

@@ -8,7 +8,14 @@ from enum import StrEnum
 
 from edge_agent.store.records import SpoolEvent
 from fleet.contract.cells import ModelRef
-from fleet.contract.messages import Capabilities, OpinionReady, SelfTestSummary, SeqRange
+from fleet.contract.messages import (
+    Capabilities,
+    OpinionReady,
+    SelfTestSummary,
+    SeqRange,
+    SoakFigures,
+    UpdateState,
+)
 
 # --- events ---------------------------------------------------------------------------------------------------------
 
@@ -90,12 +97,30 @@ class RowsFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """Where the model update stands; see `fleet.contract.messages.Reported`."""
+
+    state: UpdateState = UpdateState.IDLE
+    code: str | None = None
+    counter: int = 0
+    previous: str | None = None
+    desired_version: int = 0
+    pending: str | None = None
+    rollout: str | None = None
+    soak: SoakFigures | None = None
+
+
+NO_UPDATES = UpdateReport()
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceReport:
     """What the device really runs; goes out as `up/reported` and inside the birth."""
 
     active: ModelRef
     self_test: SelfTestSummary | None = None
     degraded: tuple[str, ...] = ()
+    update: UpdateReport = NO_UPDATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +128,21 @@ class ReportChanged:
     """The report is another one now."""
 
     report: DeviceReport
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksWanted:
+    """Chunks are to be received, or no longer."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksMissing:
+    """These chunks of a release are not here."""
+
+    release: str
+    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +165,8 @@ Event = (
     | RowsTaken
     | RowsFailed
     | ReportChanged
+    | ChunksWanted
+    | ChunksMissing
     | GaugesRead
 )
 BusEvent = BusConnected | BusFailed | BusRefused | BusMessage | BusPublishRefused
@@ -148,9 +190,34 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """QoS 1."""
+    """QoS 1, but chunks: nobody keeps those for an absent device."""
 
     topics: tuple[str, ...]
+    qos: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """No longer, also not from a session that the broker has kept."""
+
+    topics: tuple[str, ...]
+
+
+class UpdateTopic(StrEnum):
+    """What is handed on to the model update."""
+
+    TRUST = "trust"
+    DESIRED = "desired"
+    CHUNK = "chunk"
+
+
+@dataclass(frozen=True, slots=True)
+class HandOn:
+    """Something for the model update, unread; `name` is a chunk's hash, else empty."""
+
+    topic: UpdateTopic
+    name: str
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +292,20 @@ class Note:
     text: str = ""
 
 
-Action = Connect | Disconnect | Subscribe | Publish | TakeRows | Acknowledge | Announce | CatchUp | ReadGauges | Note
+Action = (
+    Connect
+    | Disconnect
+    | Subscribe
+    | Unsubscribe
+    | HandOn
+    | Publish
+    | TakeRows
+    | Acknowledge
+    | Announce
+    | CatchUp
+    | ReadGauges
+    | Note
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ ALL_UP = f"{PREFIX}/d/+/up/#"
 _DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 _KIND = re.compile(r"[a-z_]{1,32}")
 _ITEM = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_CHUNK = re.compile(rf"{PREFIX}/chunk/([0-9a-f]{{64}})")
 _UP = re.compile(rf"{PREFIX}/d/({_DEVICE.pattern})/up/({_KIND.pattern})(?:/({_ITEM.pattern}))?")
 _DOWN = re.compile(rf"{PREFIX}/d/({_DEVICE.pattern})/down/({_KIND.pattern})(?:/({_ITEM.pattern}))?")
 
@@ -68,6 +69,12 @@ def chunk(sha256: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError("a chunk is named by 64 hex digits")
     return f"{PREFIX}/chunk/{sha256}"
+
+
+def parse_chunk(topic: str) -> str | None:
+    """The hash that a chunk's topic names; None when it is not one."""
+    match = _CHUNK.fullmatch(topic)
+    return match[1] if match else None
 
 
 def parse_up(topic: str) -> DeviceTopic | None:

@@ -192,6 +192,28 @@ def age(moment: datetime | None, now: datetime) -> str:
     return f"{seconds // 86400}\u00a0days ago"
 
 
+def until(moment: datetime | None, now: datetime) -> str:
+    """How long there is: `over`, `in 12 min`, `in 23 h`, `in 6 days`, `in 4 years`."""
+    if moment is None:
+        return NOTHING
+    seconds = (moment - now).total_seconds()
+    if seconds <= 0:
+        return "over"
+    for limit_s, unit_s, unit in ((5400, 60, "min"), (172800, 3600, "h"), (86400 * 730, 86400, "days")):
+        if seconds < limit_s:
+            return f"in {seconds / unit_s:.0f}\u00a0{unit}"
+    return f"in {seconds / (86400 * 365.25):.0f}\u00a0years"
+
+
+def size(size_bytes: int | None) -> str:
+    """Bytes in a round unit: `812 B`, `61 kB`, `3.4 MB`."""
+    if size_bytes is None:
+        return NOTHING
+    if size_bytes < 1000:
+        return f"{size_bytes}\u00a0B"
+    return f"{size_bytes / 1e3:.0f}\u00a0kB" if size_bytes < 999_500 else f"{size_bytes / 1e6:.1f}\u00a0MB"
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "reason": reason,
     "reasons": reasons,
@@ -207,6 +229,8 @@ FILTERS: dict[str, Callable[..., str]] = {
     "iso": iso,
     "clock_text": clock_text,
     "age": age,
+    "until": until,
+    "size": size,
     "code_words": code_words,
     "capitalize_first": capitalize_first,
 }

@@ -10,10 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
+import numpy as np
 from pydantic import ValidationError
 
-from models.bundle.manifest import GOLDEN_NAME, CellClass, Ratio, Strict
-from models.runtime.errors import GoldenError
+from models.bundle.manifest import GOLDEN_NAME, CellClass, HeadSpec, Ratio, Strict
+from models.runtime.errors import GoldenError, InferenceError
+from models.runtime.head import Head
 from models.runtime.imaging import encode_png
 from models.runtime.matching import match_detections
 from models.runtime.results import Detection, FieldAnalysis, ImageRGB
@@ -155,10 +157,8 @@ def build_golden(
             f"the reference finds the generated cells with F1 {reached:.3f}, below the limit {limits.truth_f1}; "
             "train longer or choose other fields"
         )
-    # `expected.json` is read by machines alone: no indentation, it holds thousands of numbers.
-    expected = json.dumps(golden.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode() + b"\n"
     pictures = {entry.file: encode_png(field.image) for entry, field in zip(golden.fields, fields, strict=True)}
-    return {GOLDEN_NAME: expected, **pictures}
+    return {GOLDEN_NAME: _expected(golden), **pictures}
 
 
 def read_golden(files: Mapping[str, bytes]) -> GoldenSet:
@@ -178,6 +178,42 @@ def read_golden(files: Mapping[str, bytes]) -> GoldenSet:
     if absent := [f.file for f in golden.fields if f.file not in files]:
         raise GoldenError(f"{GOLDEN_NAME} names {absent[0]}, which is not in the bundle")
     return golden
+
+
+def retyped_golden(files: Mapping[str, bytes], head: Head, spec: HeadSpec) -> bytes:
+    """`golden/expected.json` for another head on the same networks.
+
+    The reference's embeddings stay as they are, torch's in fp32; the types are what the new head makes of them. The
+    truth and the limits do not move, so a head with permuted classes still fails `types_match_truth`.
+
+    Args:
+        files: of a bundle with golden inputs.
+        head: the new head.
+        spec: names of its classes.
+
+    Raises:
+        GoldenError: no golden inputs, or embeddings of another width than the head reads.
+    """
+    golden = read_golden(files)
+
+    def typed(detection: GoldenDetection) -> GoldenDetection:
+        if detection.white_cell is None:
+            return detection
+        try:
+            said = head.read_types(np.array([detection.white_cell.embedding], np.float32), spec)[0]
+        except InferenceError as exc:
+            raise GoldenError(f"the golden embeddings do not fit the new head: {exc}") from exc
+        probabilities = {name: round(p, 5) for name, p in said.probabilities.items()}
+        white = detection.white_cell.model_copy(update={"probabilities": probabilities})
+        return detection.model_copy(update={"white_cell": white})
+
+    fields = tuple(f.model_copy(update={"detections": tuple(typed(d) for d in f.detections)}) for f in golden.fields)
+    return _expected(golden.model_copy(update={"fields": fields}))
+
+
+def _expected(golden: GoldenSet) -> bytes:
+    """Read by machines alone: no indentation, it holds thousands of numbers."""
+    return json.dumps(golden.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 Rows = tuple[list[BoxTuple], list[float], list[CellClass]]

@@ -33,7 +33,7 @@ package, blocked = sys.argv[1], sys.argv[2].split()
 class Block:
     def find_spec(self, name, path=None, target=None):
         if any(name == word or name.startswith(word + ".") for word in blocked):
-            raise ImportError(f"{name} is blocked here")
+            raise ModuleNotFoundError(f"{name} is blocked here", name=name)
         return None
 
 sys.meta_path.insert(0, Block())
@@ -63,6 +63,34 @@ def test_every_module_is_imported_without_what_is_blocked(package: str) -> None:
     result = import_all(package, BLOCKED[package], ROOT)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout.split()[-1]) > 1
+
+
+WITHOUT_TORCH = ("torch", "torchvision", "albumentations", "mlflow", "onnx", "scipy", "matplotlib", "faster_coco_eval")
+
+HELP = (
+    CHILD.split("top = ")[0]
+    + """
+from typer.testing import CliRunner
+from training.cli import app
+
+for words in ([], ["refit"], ["base-set"]):
+    said = CliRunner().invoke(app, [*words, "--help"])
+    assert said.exit_code == 0, said.output
+said = CliRunner().invoke(app, ["train", "--config", "training/configs/smoke.yaml"])
+assert said.exit_code == 1, said.output
+print(said.output)
+"""
+)
+
+
+def test_the_refit_and_its_help_need_nothing_of_the_training_extra() -> None:
+    """The environment of the demo holds no torch; what needs it says how to install it."""
+    command = [sys.executable, "-c", HELP, "training", " ".join((*WITHOUT_TORCH, "models.nets"))]
+    env = {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "this command needs torch" in result.stdout
+    assert "automated-hematology-system[training]" in result.stdout
 
 
 @pytest.mark.parametrize("blocked", ["torch", "fleet.release"])

@@ -10,6 +10,7 @@ import pytest
 
 from tests.fakes.chromium import DESK, SMALL_TARGETS, TABLET, UNNAMED, Chromium, Watched, chromium
 from tests.fakes.console_cloud import CloudForConsole, running_cloud
+from tests.fakes.releases import ReleaseDesk
 
 pytestmark = pytest.mark.chromium
 
@@ -23,6 +24,7 @@ class Filled:
     answered: dict[str, Any]
     foreign: dict[str, Any]
     token: str
+    releases: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,8 @@ def browser() -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
-    with running_cloud(tmp_path_factory.mktemp("cloud")) as cloud:
+    desk = ReleaseDesk(tmp_path_factory.mktemp("desk") / "keys")
+    with running_cloud(tmp_path_factory.mktemp("cloud"), online_key_file=desk.online_key_file) as cloud:
         ours = cloud.add_device("bench-1", "Bench 1, window")
         cloud.add_device("bench-2")
         theirs = cloud.add_device("bench-9", site="south-lab")
@@ -43,6 +46,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
             answered=cloud.ask(ours, 1, device="bench-1"),
             foreign=cloud.ask(theirs, 2, device="bench-9", site="south-lab"),
             token=cloud.token(),
+            releases=[cloud.release(desk, evidence=evidence) for evidence in (False, True)],
         )
 
 
@@ -93,7 +97,14 @@ def test_every_page_is_whole_in_light_and_dark_at_the_desk_and_on_a_tablet(
 ) -> None:
     with browser.page(filled.cloud.base_url, size=size, scheme=scheme) as watched:
         sign_in(watched, filled.token)
-        for path in ("/devices", "/review", "/review?state=all", f"/review/{filled.pending['id']}", "/system"):
+        for path in (
+            "/devices",
+            "/review",
+            "/review?state=all",
+            f"/review/{filled.pending['id']}",
+            "/models",
+            "/system",
+        ):
             watched.open(path)
             assert watched.overflow_px() <= 0, path
             assert watched.page.get_by_text("Research use only").is_visible()
@@ -158,6 +169,24 @@ def test_a_cell_chosen_with_the_arrows_is_shown_large(browser: Chromium, filled:
         watched.page.wait_for_selector("text=1.0×")
         watched.page.keyboard.press("z")
         watched.page.wait_for_function("() => parseFloat(document.querySelector('[data-zoom-figure]').textContent) > 1")
+
+
+def test_the_models_are_listed_newest_first_with_what_speaks_for_them(browser: Chromium, filled: Filled) -> None:
+    with browser.page(filled.cloud.base_url) as watched:
+        sign_in(watched, filled.token)
+        watched.page.click("nav >> text=Models")
+        watched.page.wait_for_url("**/models")
+        rows = watched.page.locator(".releases tbody tr")
+        assert [rows.nth(at).locator("td").first.inner_text() for at in range(rows.count())] == ["3", "2", "1"]
+        newest = rows.nth(0).inner_text()
+        assert filled.releases[1]["digest"].removeprefix("sha256:")[:12] in newest
+        assert "accepted" in newest
+        assert "Ada" in newest
+        assert "bench only" in rows.nth(1).inner_text()
+        trust = watched.page.locator(".trust tbody tr")
+        assert trust.count() == 4
+        assert all("holds" in trust.nth(at).inner_text() for at in range(4))
+        assert watched.troubles == []
 
 
 def test_another_sites_image_is_as_if_it_were_not_there(browser: Chromium, filled: Filled) -> None:

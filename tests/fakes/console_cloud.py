@@ -23,10 +23,12 @@ from cloud.app import create_app
 from cloud.config import Settings
 from cloud.operating import issue_token
 from fleet.contract.cells import ModelRef
+from fleet.contract.release import Trust
 from models.bundle.manifest import CellClass
 from models.runtime.results import CellType, Detection, FieldAnalysis, ImageRGB
 from models.synthetic import FieldTruth, TruthCell
 from tests.fakes.console_agent import UM_PER_PX, encode_jpeg, fields_of_a_slide
+from tests.fakes.releases import ReleaseDesk
 
 TYPES = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil")
 EDGE_MODEL = {"name": "edge-hema", "version": "1.4.0", "digest": "sha256:" + hashlib.sha256(b"edge").hexdigest()}
@@ -133,6 +135,16 @@ class CloudForConsole:
         assert answer.status_code in (200, 201), answer.text
         return dict(answer.json())
 
+    def release(self, desk: ReleaseDesk, *, evidence: bool = False) -> dict[str, Any]:
+        """The next release of an operator's desk; before the first one the desk's trust is given."""
+        headers = {"Authorization": f"Bearer {self.token(role='operator', name='Ada')}"}
+        with httpx.Client(base_url=self.base_url, headers=headers, timeout=30) as http:
+            assert http.post("/v1/trust", json=desk.trust.model_dump(mode="json")).status_code == 200
+            offered = desk.offer(Trust.model_validate(http.get("/v1/trust").json()), evidence=evidence)
+            answer = http.post("/v1/releases", files=offered.parts)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json()["summary"])
+
 
 def _edge_words(field: FieldTruth) -> list[dict[str, Any]]:
     words, white = [], 0
@@ -149,9 +161,11 @@ def _edge_words(field: FieldTruth) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def running_cloud(data_dir: Path, *, field_count: int = 3) -> Iterator[CloudForConsole]:
-    """The web side on a free port of this machine."""
-    settings = Settings(data_dir=data_dir)
+def running_cloud(
+    data_dir: Path, *, field_count: int = 3, online_key_file: Path | None = None
+) -> Iterator[CloudForConsole]:
+    """The web side on a free port of this machine; with an online key it takes releases."""
+    settings = Settings(data_dir=data_dir, releases={"online_key_file": online_key_file})
     analyser = TruthAnalyser()
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_app(settings, analyser=analyser)

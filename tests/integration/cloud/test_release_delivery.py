@@ -153,7 +153,7 @@ async def wish(storage: Storage, settings: Settings, target: ReleaseTarget, devi
     async with storage.writing() as session:
         return await set_desired(
             session,
-            key,
+            key=key,
             device=device,
             site_id="lab-a",
             release=target.digest,

@@ -315,7 +315,7 @@ async def test_a_replaced_key_is_taken_and_what_devices_are_to_run_is_signed_aga
         async with fleet.cloud.storage.writing() as session:
             await set_desired(
                 session,
-                key,
+                key=key,
                 device="bench-1",
                 site_id="lab-a",
                 release=None,
@@ -459,7 +459,7 @@ async def test_what_a_device_is_to_run_grows_by_version_and_is_signed_by_the_key
         async with fleet.cloud.storage.writing() as session:
             version = await set_desired(
                 session,
-                key,
+                key=key,
                 device="bench-1",
                 site_id="lab-a",
                 release=detail.target.digest,

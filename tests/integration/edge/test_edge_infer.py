@@ -21,6 +21,7 @@ from edge_agent.config import load_settings
 from edge_agent.console.view import PartState
 from edge_agent.exit_codes import ExitCode
 from edge_agent.inference.engine import open_engine
+from edge_agent.inference.switch import Switch
 from edge_agent.store.reads_sqlite import Reads
 from models.runtime.imaging import encode_png, read_image
 
@@ -107,7 +108,7 @@ def test_on_a_full_disk_the_agent_takes_no_field_says_so_and_goes_on_when_there_
     settings = load_settings(overrides=overrides, environment={})
     engine = open_engine(disc_bundle, threads=1, self_test=False)
     with closing(open_store(settings)) as store:
-        composed = compose(settings, engine, store, facts=engine.facts)
+        composed = compose(settings, Switch(engine), store)
         with store.database.reading() as connection:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
         store.database.limit_pages(pages + 30)

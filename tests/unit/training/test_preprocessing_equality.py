@@ -15,9 +15,10 @@ from models.runtime.scale import FieldReader  # noqa: E402
 from training.augment_cells import CellAugmenter, mixed_density, ramp, turned  # noqa: E402
 from training.augment_fields import PAD_GREY  # noqa: E402
 from training.config import CellAugment  # noqa: E402
-from training.data.cells import HOME, CellExample, plain_crops  # noqa: E402
+from training.data.cells import plain_crops  # noqa: E402
 from training.data.fields import collate  # noqa: E402
 from training.data.generated import FieldExample  # noqa: E402
+from training.data.white_cells import HOME, CellExample  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

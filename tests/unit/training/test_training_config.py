@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from training.config import DetectorConfig, EmbedderConfig, load_config
 from training.data.places import data_root
 from training.errors import ConfigError, DataError
+from training.gate import GateRules
 from training.recipe import load_recipe
+from training.refit import RefitSettings
+from training.settings import load_settings
 
 CONFIGS = Path("training/configs")
+SETTINGS: dict[str, type[BaseModel]] = {"gate": GateRules, "refit": RefitSettings}
 
 
 def written(folder: Path, text: str) -> Path:
@@ -24,6 +29,8 @@ def written(folder: Path, text: str) -> Path:
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     if path.stem.endswith("-bundle"):
         assert load_recipe(path).golden_seeds
+    elif path.stem in SETTINGS:
+        assert load_settings(path, SETTINGS[path.stem])
     else:
         assert isinstance(load_config(path), DetectorConfig | EmbedderConfig)
 
@@ -77,3 +84,13 @@ def test_stages_follow_each_other() -> None:
     assert sizes[0] == config.stages[0].input_px
     assert sizes[-1] == config.stages[-1].input_px
     assert config.stage_at(10_000) == config.stages[-1]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_key_that_is_unknown_or_missing_is_refused(name: str, tmp_path: Path) -> None:
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match="tolerence"):
+        load_settings(written(tmp_path, text + "tolerence: 0.1\n"), SETTINGS[name])
+    last = text.splitlines()[-1]
+    with pytest.raises(ConfigError, match=last.split(":")[0]):
+        load_settings(written(tmp_path, text.replace(last, "")), SETTINGS[name])

@@ -30,6 +30,25 @@ def test_what_never_happened_is_never() -> None:
     assert words.age(None, NOW) == "never"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "over"),
+        (60, "in 1\u00a0min"),
+        (23 * 3600, "in 23\u00a0h"),
+        (6 * 86400, "in 6\u00a0days"),
+        (1461 * 86400, "in 4\u00a0years"),
+    ],
+)
+def test_what_is_to_come_is_told_in_the_unit_a_person_would_use(seconds: int, text: str) -> None:
+    assert words.until(NOW + timedelta(seconds=seconds), NOW) == text
+
+
+def test_a_size_is_told_in_a_round_unit() -> None:
+    told = [words.size(size_bytes) for size_bytes in (None, 812, 61_440, 999_700, 3_400_000)]
+    assert told == [words.NOTHING, "812\u00a0B", "61\u00a0kB", "1.0\u00a0MB", "3.4\u00a0MB"]
+
+
 def test_a_figure_that_is_not_there_is_a_dash_and_not_a_zero() -> None:
     assert words.percent(None) == words.number(None) == words.milliseconds(None) == words.NOTHING
     assert words.percent(0.0) == "0\u00a0%"
