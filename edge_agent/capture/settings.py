@@ -97,6 +97,12 @@ class SimulatedSettings(Part):
     seed: int = Field(1, ge=0, le=2**31 - 1, description="slide, path and noise all follow from it")
     fields: int | None = Field(None, ge=1, description="fields on the slide's path; without end if not given")
     stain: str | None = Field(None, description="stain of the slide; the generator's default if not given")
+    stain_intensity_ratio: float | None = Field(
+        None, ge=0.3, le=2, description="below 1 stained palely, above 1 too strongly; the generator's if not given"
+    )
+    stain_tint: tuple[float, float, float] | None = Field(
+        None, description="density of the stain in red, green and blue, each .3 to 2; the generator's if not given"
+    )
     white_cells_per_field: float | None = Field(None, ge=0, le=3, description="mean; the generator's if not given")
     ambiguous_ratio: float = Field(0.0, ge=0, le=1, description="share of white cells drawn between two types")
     step_ratio: float = Field(1.1, gt=0, le=10, description="stage step as share of the field's side")

@@ -102,8 +102,9 @@ class SimulatedSource(ReplayedSource):
         s = self._simulated
         self._number = int(self._resume_ref.removeprefix(self._prefix)) if self._resume_ref is not None else 0
         chosen: dict[str, Any] = {"seed": s.seed, "ambiguous_ratio": s.ambiguous_ratio}
-        if s.stain is not None:
-            chosen["stain"] = s.stain
+        for name in ("stain", "stain_intensity_ratio", "stain_tint"):
+            if (value := getattr(s, name)) is not None:
+                chosen[name] = value
         if s.white_cells_per_field is not None:
             chosen["wbc_per_field_mean"] = s.white_cells_per_field
         try:
