@@ -71,10 +71,10 @@ def init_keys(
         made = make_keys()
         save_keys(folder, made)
         write_trust(folder / TRUST_NAME, first_trust(made, datetime.now(UTC)))
-    err.print(f"{folder / ROOT_KEY}: offline, locked away; needed only to change a key", highlight=False)
-    err.print(f"{folder / RELEASE_KEY}: stays with whoever releases; never on a server", highlight=False)
-    err.print(f"{folder / ONLINE_KEY}: for the cloud alone (its setting releases.online_key_file)", highlight=False)
-    err.print("next: ahs-fleet factory --bundle FOLDER", highlight=False)
+    _tell(f"{folder / ROOT_KEY}: offline, locked away; needed only to change a key")
+    _tell(f"{folder / RELEASE_KEY}: stays with whoever releases; never on a server")
+    _tell(f"{folder / ONLINE_KEY}: for the cloud alone (its setting releases.online_key_file)")
+    _tell("next: ahs-fleet factory --bundle FOLDER")
 
 
 @keys.command("replace")
@@ -94,7 +94,7 @@ def replace_key(
         after = replaced(trust, role, root=load_key(folder / ROOT_KEY), new=new, now=datetime.now(UTC))
         replace_key_file(path, new, old_name=f"{path.name}.until-root-{len(after.roots)}")
         write_trust(folder / TRUST_NAME, after)
-    err.print(f"{path} is new; root {len(after.roots)} names it. Next: ahs-fleet keys publish", highlight=False)
+    _tell(f"{path} is new; root {len(after.roots)} names it. Next: ahs-fleet keys publish")
 
 
 @keys.command("publish")
@@ -106,7 +106,7 @@ def publish_trust(folder: Folder = Path("keys"), cloud: Cloud = DEFAULT_CLOUD, t
         held = client.put_trust(trust)
         check_continues(trust, held)
         write_trust(folder / TRUST_NAME, held)
-    err.print(f"{cloud}: root {len(held.roots)}", highlight=False)
+    _tell(f"{cloud}: root {len(held.roots)}")
 
 
 def factory(
@@ -133,7 +133,7 @@ def factory(
             check_archive(trust, known, package.archive)
         write_kit(kit, trust, package.archive)
     manifest = package.bundle.manifest
-    err.print(f"{kit}: {manifest.name} {manifest.version} with its signed documents", highlight=False)
+    _tell(f"{kit}: {manifest.name} {manifest.version} with its signed documents")
     out.print(package.bundle.digest, soft_wrap=True, highlight=False)
 
 
@@ -156,7 +156,7 @@ def begin_releases(
         held = client.put_trust(trust)
         if held.targets == trust.targets:
             client.create_release(trust.targets, archive)
-    err.print(f"{cloud}: release {known.counter} is {known.name} {known.version}", highlight=False)
+    _tell(f"{cloud}: release {known.counter} is {known.name} {known.version}")
     out.print(str(known.counter), highlight=False)
 
 
@@ -189,7 +189,7 @@ def create_release(
         released = releases_of(trust)
         if released and (released[-1].digest, released[-1].evidence) == (package.bundle.digest, named):
             target = released[-1]
-            err.print(f"it is the newest release already: {target.counter}", highlight=False)
+            _tell(f"it is the newest release already: {target.counter}")
         else:
             target = package.describe(len(released) + 1, datetime.now(UTC), named)
             targets = with_release(trust, target, package.archive, signer)
@@ -206,7 +206,7 @@ def list_releases(cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> Non
     """One row a release, newest first."""
     table = Table()
     for column in ("release", "model", "bytes", "self-test", "evidence", "running on", "made", "by", "digest"):
-        table.add_column(column, no_wrap=column in ("release", "model"))
+        table.add_column(column, no_wrap=column in ("release", "model", "self-test"))
     with connected(cloud, token_file) as client:
         for row in client.list_releases().items:
             words = {None: "none: bench only", True: "accepted", False: "not accepted"}[row.evidence_accepted]
@@ -255,8 +255,13 @@ def verify_releases(
             if known is None:
                 raise BundleRefused(f"{bundle} is no release of these documents; do not use it")
             check_archive(trust, known, archive)
-            err.print(f"{bundle} is release {known.counter}", highlight=False)
+            _tell(f"{bundle} is release {known.counter}")
     _print_chain(chain)
+
+
+def _tell(text: str) -> None:
+    """A sentence for a person, on one line however narrow the terminal is, so that digests can be copied."""
+    err.print(text, highlight=False, soft_wrap=True)
 
 
 def _first_release(folder: Path, trust: Trust, package: Package) -> Trust:
@@ -291,15 +296,14 @@ def _bytes_of(path: Path, limit_bytes: int | None = None) -> bytes:
 def _say(target: ReleaseTarget, before: tuple[ReleaseTarget, ...]) -> None:
     known = {chunk.sha256 for other in before for chunk in other.chunks if other.counter != target.counter}
     new_bytes = sum(chunk.size_bytes for chunk in target.chunks if chunk.sha256 not in known)
-    err.print(
+    _tell(
         f"release {target.counter}: {target.name} {target.version}, {target.size_bytes} bytes, "
-        f"of which {new_bytes} are in no release before",
-        highlight=False,
+        f"of which {new_bytes} are in no release before"
     )
     if not target.checked:
-        err.print("[bold]its self-test was not run[/], and its signed description says so", highlight=False)
+        _tell("[bold]its self-test was not run[/], and its signed description says so")
     if target.evidence is None:
-        err.print("without evidence: it will not leave the bench wave", highlight=False)
+        _tell("without evidence: it will not leave the bench wave")
 
 
 def _print_chain(chain: Chain) -> None:
@@ -321,11 +325,11 @@ def _told() -> Iterator[None]:
     try:
         yield
     except KeyProblem as exc:
-        err.print(f"[bold red]not done:[/] {escape(str(exc))}", highlight=False)
+        _tell(f"[bold red]not done:[/] {escape(str(exc))}")
         raise typer.Exit(EXIT_BAD_INPUT) from exc
     except ReleaseError as exc:
-        err.print(f"[bold red]refused:[/] {escape(str(exc))}", highlight=False)
+        _tell(f"[bold red]refused:[/] {escape(str(exc))}")
         raise typer.Exit(EXIT_REFUSED) from exc
     except OSError as exc:
-        err.print(f"[bold red]not done:[/] {escape(str(exc))}", highlight=False)
+        _tell(f"[bold red]not done:[/] {escape(str(exc))}")
         raise typer.Exit(EXIT_BAD_INPUT) from exc
