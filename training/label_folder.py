@@ -1,6 +1,6 @@
-"""Labelled cells of a site: a folder with `annotations.json` (COCO, `ahs.coco/1`) and the pictures it names.
+"""Labelled cells of a site: a folder as `ahs-fleet labels export` writes it, `annotations.json` and `images/`.
 
-1. `annotations.json` is JSON of a known schema;
+1. `annotations.json` is COCO of a known schema (`ahs.coco/1`, `fleet/contract/dataset.py`);
 2. each picture lies inside the folder, is there, and has the SHA-256 that the entry names;
 3. each annotation belongs to a picture and has a box of positive size;
 4. `attributes.cell_type` is one of the five types, or the annotation is left out and counted.
@@ -15,18 +15,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from fleet.contract.dataset import DATASET_SCHEMA, MAX_DATASET_BYTES
 from models.runtime.imaging import MAX_IMAGE_BYTES
 from models.runtime.matching import iou_matrix
 from training.data.white_cells import TYPE_INDEX
 from training.errors import LabelsError
 
-LABELS_SCHEMA: Literal["ahs.coco/1"] = "ahs.coco/1"
-ANNOTATIONS_NAME = "annotations.json"
-MAX_ANNOTATIONS_BYTES = 256 * 1024 * 1024
+ANNOTATIONS_NAME, IMAGES_NAME = "annotations.json", "images"
 SAME_CELL_IOU = 0.7
 """Two labels whose boxes overlap so much speak of one cell."""
 
@@ -70,7 +69,7 @@ class LabelFolder:
     Attributes:
         images: in the order of their hashes; a picture that is named twice stands here once.
         left_out: reason -> annotations that cannot be learned from.
-        sites: names of the sites, where the export says them.
+        sites: name of the site, where the export says it.
         sha256: of `annotations.json`.
     """
 
@@ -94,19 +93,21 @@ def read_labels(folder: Path) -> LabelFolder:
     path = folder / ANNOTATIONS_NAME
     try:
         with path.open("rb") as stream:
-            data = stream.read(MAX_ANNOTATIONS_BYTES + 1)
+            data = stream.read(MAX_DATASET_BYTES + 1)
     except OSError as exc:
         raise LabelsError(f"{path}: cannot be read ({exc.strerror}); give the folder of an exported data set") from exc
-    if len(data) > MAX_ANNOTATIONS_BYTES:
-        raise LabelsError(f"{path} has more than {MAX_ANNOTATIONS_BYTES} bytes")
+    if len(data) > MAX_DATASET_BYTES:
+        raise LabelsError(f"{path} has more than {MAX_DATASET_BYTES} bytes")
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise LabelsError(f"{path}: cannot be read as JSON: {exc}") from exc
     try:
-        schema = raw.get("schema") or raw.get("info", {}).get("schema", LABELS_SCHEMA)
-        if schema != LABELS_SCHEMA:
-            raise LabelsError(f"{path} follows {schema!r}, this program reads {LABELS_SCHEMA!r}; update one of the two")
+        schema = (raw.get("info") or {}).get("schema", DATASET_SCHEMA)
+        if schema != DATASET_SCHEMA:
+            raise LabelsError(
+                f"{path} follows {schema!r}, this program reads {DATASET_SCHEMA!r}; update one of the two"
+            )
         return _folder(folder, raw, hashlib.sha256(data).hexdigest())
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise LabelsError(f"{path}: an entry is missing or of the wrong type: {exc!r}") from exc
@@ -133,8 +134,8 @@ def _folder(folder: Path, raw: dict[str, Any], sha256: str) -> LabelFolder:
         cells = _undisputed(by_image[own], left_out)
         if cells:
             images.append(_image(folder, chosen[own], own, cells))
-    sites = {str(entry["site"]) for entry in chosen.values() if entry.get("site")}
-    return LabelFolder(tuple(images), dict(left_out), tuple(sorted(sites)), sha256)
+    site = (raw.get("info") or {}).get("site")
+    return LabelFolder(tuple(images), dict(left_out), () if site is None else (str(site),), sha256)
 
 
 def _box(annotation: Mapping[str, Any]) -> Box:
@@ -161,7 +162,7 @@ def _undisputed(cells: list[LabelledCell], left_out: Counter[str]) -> tuple[Labe
 
 def _image(folder: Path, entry: Mapping[str, Any], sha256: str, cells: tuple[LabelledCell, ...]) -> LabelledImage:
     name = PurePosixPath(str(entry["file_name"]))
-    path = folder / name
+    path = folder / IMAGES_NAME / name
     if name.is_absolute() or ".." in name.parts or not path.resolve().is_relative_to(folder.resolve()):
         raise LabelsError(f"{str(name)!r} does not lie inside the folder of the labels")
     try:

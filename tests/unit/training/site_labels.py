@@ -46,15 +46,14 @@ def write_labels(folder: Path, pipeline: Pipeline, *, seeds: range) -> None:
         ).pairs
         png = encode_png(field.image)
         sha256 = hashlib.sha256(png).hexdigest()
-        name = f"images/{sha256}.png"
-        (folder / name).write_bytes(png)
+        name = f"{sha256}.png"
+        (folder / "images" / name).write_bytes(png)
         entry = {
             "id": len(images) + 1,
             "file_name": name,
             "width": 640,
             "height": 480,
             "sha256": sha256,
-            "site": "north",
         }
         images.append(entry)
         for mine, theirs in pairs:
@@ -67,7 +66,12 @@ def write_labels(folder: Path, pipeline: Pipeline, *, seeds: range) -> None:
                     "attributes": {"cell_type": true[theirs].cell_type},
                 }
             )
-    document = {"info": {"schema": "ahs.coco/1"}, "images": images, "annotations": annotations, "categories": []}
+    document = {
+        "info": {"schema": "ahs.coco/1", "site": "north"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [],
+    }
     write_document(folder, document)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fleet.contract.codec import encode
+from fleet.contract.dataset import DatasetExport
 from models.runtime.imaging import encode_png
 from tests.unit.training.site_labels import write_document
 from training.errors import LabelsError
@@ -26,15 +28,15 @@ def document(tmp_path: Path) -> Document:
     annotations: list[Document] = []
     for number in (1, 2):
         png = encode_png(np.full((64, 64, 3), 40 * number, np.uint8))
-        name = f"images/{number}.png"
-        (tmp_path / name).write_bytes(png)
-        images.append({"id": number, "file_name": name, "sha256": hashlib.sha256(png).hexdigest(), "site": "north"})
+        name = f"{number}.png"
+        (tmp_path / "images" / name).write_bytes(png)
+        images.append({"id": number, "file_name": name, "sha256": hashlib.sha256(png).hexdigest()})
         for place, kind in ((5, "neutrophil"), (35, "monocyte")):
             box = [place, 5, 20, 22]
             annotations.append(
                 {"id": len(annotations), "image_id": number, "bbox": box, "attributes": {"cell_type": kind}}
             )
-    said = {"schema": "ahs.coco/1", "images": images, "annotations": annotations}
+    said = {"info": {"schema": "ahs.coco/1", "site": "north"}, "images": images, "annotations": annotations}
     write_document(tmp_path, said)
     return said
 
@@ -89,11 +91,11 @@ def _set(*path: str | int, to: Any) -> Callable[[Document], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_set("schema", to="ahs.coco/2"), "ahs.coco/2"),
+        (_set("info", "schema", to="ahs.coco/2"), "ahs.coco/2"),
         (_set("images", 0, "sha256", to="0" * 64), "is not the picture that was labelled"),
-        (_set("images", 0, "file_name", to="../outside.png"), "inside the folder"),
+        (_set("images", 0, "file_name", to="../../outside.png"), "inside the folder"),
         (_set("images", 0, "file_name", to="/etc/hostname"), "inside the folder"),
-        (_set("images", 0, "file_name", to="images/absent.png"), "cannot be read"),
+        (_set("images", 0, "file_name", to="absent.png"), "cannot be read"),
         (_set("annotations", 0, "image_id", to=99), "not in the list"),
         (_set("annotations", 0, "bbox", to=[1, 1, 0, 5]), "holds nothing"),
         (_set("annotations", 0, "bbox", to=[1, 1, float("nan"), 5]), "holds nothing"),
@@ -119,3 +121,30 @@ def test_a_picture_that_was_swapped_is_refused(document: Document, tmp_path: Pat
 def test_an_absent_folder_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(LabelsError, match="exported data set"):
         read_labels(tmp_path / "nothing")
+
+
+def test_what_the_cloud_exports_is_read(document: Document, tmp_path: Path) -> None:
+    common = {
+        "width": 64,
+        "height": 64,
+        "image_url": "/v1/second-opinions/1/image",
+        "capture_id": "c",
+        "device": "bench-1",
+    }
+    said = {"captured_at": "2026-11-24T10:00:00Z", "complete": True, "rbc_diameter_px": 21.5}
+    word = {"reader": "Dr. Weiss", "labelled_at": "2026-11-24T11:00:00Z", "missed": False, "suggestion_shown": True}
+    exported = DatasetExport.model_validate(
+        {
+            "info": {"site": "north", "filters": {}, "labels": {}, "manifest_sha256": "0" * 64},
+            "categories": [],
+            "images": [{**image, **common, **said, "opinion": "o"} for image in document["images"]],
+            "annotations": [
+                {**a, "id": a["id"] + 1, "category_id": 2, "area": 440, "attributes": {**a["attributes"], **word}}
+                for a in document["annotations"]
+            ],
+        }
+    )
+    (tmp_path / "annotations.json").write_bytes(encode(exported))
+    folder = read_labels(tmp_path)
+    assert (folder.cells, folder.sites) == (4, ("north",))
+    assert folder.images[0].rbc_diameter_px == 21.5
