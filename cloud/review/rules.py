@@ -90,17 +90,22 @@ def news(
     Raises:
         Unprocessable: a label that is none, a cell that is not there, a box that cannot be a missed cell.
     """
-    known = list(words)
+    known: dict[int | BBox, list[Word]] = {}
+    for word in words:
+        known.setdefault(word.place, []).append(word)
+    boxes = [bbox_of(cell) for cell in cells]
     found: list[Word] = []
     row = max((word.row for word in words), default=0)
     for item in asked:
         _check_label(item.label)
-        cell, bbox = _place(item, cells, known, width_px=width_px, height_px=height_px)
+        missed = [place for place in known if not isinstance(place, int)]
+        cell, bbox = _place(item, boxes, missed, width_px=width_px, height_px=height_px)
         row += 1
         word = Word(row, cell, bbox, item.label, reader)
-        if not _is_said(word, known):
+        same = known.setdefault(word.place, [])
+        if not _is_said(word, same):
             found.append(word)
-            known.append(word)
+            same.append(word)
     return found
 
 
@@ -157,7 +162,7 @@ def _check_label(label: str) -> None:
 
 
 def _place(
-    item: CellLabel, cells: Sequence[CellOpinion], words: Sequence[Word], *, width_px: int, height_px: int
+    item: CellLabel, cells: Sequence[BBox], missed: Sequence[BBox], *, width_px: int, height_px: int
 ) -> tuple[int | None, BBox]:
     if item.cell is not None:
         if item.cell >= len(cells):
@@ -166,7 +171,7 @@ def _place(
                 code="no_cell",
                 hint="cells are counted from 0, as in SecondOpinion.cells",
             )
-        return item.cell, bbox_of(cells[item.cell])
+        return item.cell, cells[item.cell]
     if item.bbox is None:
         raise Unprocessable("a label names no cell", code="no_cell", hint="give cell, or bbox for one that was missed")
     bbox = _rounded(item.bbox)
@@ -177,9 +182,8 @@ def _place(
             code="bad_box",
             hint=f"x, y, width, height inside the picture, at least {MIN_SIDE_PX:.0f} pixels a side",
         )
-    if (known := _same(bbox, [bbox_of(cell) for cell in cells])) is not None:
+    if (known := _same(bbox, cells)) is not None:
         raise Unprocessable(f"cell {known} lies there", code="cell_is_known", hint=f"label it as cell {known}")
-    missed = [word.bbox for word in words if word.cell is None]
     again = _same(bbox, missed)
     return None, bbox if again is None else missed[again]
 
@@ -189,8 +193,8 @@ def _same(bbox: BBox, others: Sequence[BBox]) -> int | None:
     return next((index for index in range(len(others)) if overlap[0, index] >= SAME_CELL_IOU), None)
 
 
-def _is_said(word: Word, known: Sequence[Word]) -> bool:
-    same = [other for other in known if other.place == word.place]
+def _is_said(word: Word, same: Sequence[Word]) -> bool:
+    """Whether `word` changes nothing after the words on the same cell, oldest first."""
     own = [other for other in same if other.reader == word.reader]
     if word.label == WITHDRAWN:
         return not own or own[-1].label == WITHDRAWN

@@ -95,7 +95,12 @@ def _record_labels(
     old = {_name(word): word.label for word in standing(before) if word.place in changed}
     new = {_name(word): word.label for word in said}
     trail.record(
-        session, principal, action="opinion.labelled", subject=subject, before=old or None, after={"labels": new}
+        session,
+        principal,
+        action="opinion.labelled",
+        subject=subject,
+        before={"labels": old} if old else None,
+        after={"labels": new},
     )
 
 

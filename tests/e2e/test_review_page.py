@@ -273,6 +273,23 @@ def test_a_crash_while_the_server_is_away_loses_nothing(browser: Chromium, desk:
         assert desk.labels(opinion) == {int(first): "lymphocyte"}
 
 
+def test_a_session_that_ends_keeps_the_labels_until_one_has_signed_in_again(browser: Chromium, desk: Desk) -> None:
+    opinion = desk.image()
+    with browser.page(desk.cloud.base_url) as watched:
+        sign_in(watched, desk.readers["Dr. Weiss"])
+        read(watched, opinion)
+        first = place(watched)
+        watched.page.context.clear_cookies()
+        watched.page.keyboard.press("2")
+        watched.page.wait_for_selector("text=Your session is over")
+        assert desk.labels(opinion) == {}
+        other = Watched(watched.page.context.new_page(), watched.base_url)
+        sign_in(other, desk.readers["Dr. Weiss"])
+        watched.page.click("#try-now")
+        saved(watched)
+        assert desk.labels(opinion) == {int(first): "lymphocyte"}
+
+
 def test_a_missed_cell_is_added_by_dragging_a_box(browser: Chromium, desk: Desk) -> None:
     opinion = desk.image()
     with browser.page(desk.cloud.base_url) as watched:

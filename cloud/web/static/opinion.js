@@ -138,7 +138,7 @@ function show() {
   document.querySelectorAll("[data-group]").forEach((group) => {
     const cells = [...group.querySelectorAll("[data-cell]")];
     const labelled = cells.filter((cell) => cell.dataset.labelled === "true").length;
-    group.querySelector("[data-group-count]").textContent = `${labelled} of ${cells.length} labelled`;
+    group.querySelector("[data-group-count]").textContent = `${labelled} of ${cells.length}`;
   });
   document.getElementById("done")?.classList.toggle("button-first", left === 0);
   const undo = document.getElementById("undo");
