@@ -56,6 +56,7 @@ class _Link:
     seen: dict[tuple[str, datetime], float] = field(default_factory=dict)
     sent: dict[str, Sent] = field(default_factory=dict)
     places: dict[str, Places] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
     next_s: float = 0.0
 
 
@@ -179,21 +180,25 @@ class Publisher:
 
     async def _publish(self, bus: Bus, due: Due, link: _Link) -> None:
         """One chunk, in its time; one whose bytes are not there is counted and left out (its askers ask again)."""
-        place = due.place
+        place, problem = due.place, ""
         try:
             data = await self._images.get_range(
                 place.archive_sha256, start_byte=place.start_byte, size_bytes=place.size_bytes
             )
         except StorageUnavailable as exc:
-            log.warning("chunk_not_read", sha256=due.sha256, archive=place.archive_sha256, error=str(exc))
-            data = b""
-        whole = hashlib.sha256(data).hexdigest() == due.sha256
-        if whole:
+            problem = str(exc)
+        else:
+            if hashlib.sha256(data).hexdigest() != due.sha256:
+                problem = "the bytes in the store are not those that were signed"
+        if not problem:
             await asyncio.sleep(max(0.0, link.next_s - self._clock_s()))
             link.next_s = max(link.next_s, self._clock_s()) + len(data) / self._settings.bytes_per_s
             await bus.publish(topics.chunk(due.sha256), data, expiry_s=self._settings.chunk_expiry_s, qos=0)
             self._metrics.chunk_bytes.inc(len(data))
-        self._metrics.chunks.labels("published" if whole else "unreadable").inc()
+        elif place.archive_sha256 not in link.unreadable:
+            link.unreadable.add(place.archive_sha256)
+            log.warning("chunk_not_read", sha256=due.sha256, archive=place.archive_sha256, error=problem)
+        self._metrics.chunks.labels("unreadable" if problem else "published").inc()
         link.sent[due.sha256] = Sent(self._clock_s(), due.device)
 
     async def _mark_served(self, served: Sequence[Want], held: Held, link: _Link) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 
 from cloud.auth.principals import Principal
 from cloud.errors import NotFound
@@ -30,8 +31,12 @@ async def get_trust(session: AsyncSession) -> Trust:
 async def list_releases(session: AsyncSession, principal: Principal) -> ReleasePage:
     """All releases, newest first; the devices that run each are counted in the principal's site alone."""
     running = await _running(session, principal)
-    rows = (await session.execute(_releases().order_by(ReleaseRow.counter.desc()))).all()
-    return ReleasePage(items=tuple(_summary(row, name, running) for row, name in rows))
+    # Chunk lists and evaluations are long, and not shown here.
+    query = (
+        _releases().options(defer(ReleaseRow.target), defer(ReleaseRow.evidence)).order_by(ReleaseRow.counter.desc())
+    )
+    rows = (await session.execute(query)).all()
+    return ReleasePage(items=tuple(_summary(row, name, accepted, running) for row, name, accepted in rows))
 
 
 async def get_release(session: AsyncSession, principal: Principal, counter: int) -> ReleaseDetail:
@@ -39,9 +44,9 @@ async def get_release(session: AsyncSession, principal: Principal, counter: int)
     found = (await session.execute(_releases().where(ReleaseRow.counter == counter))).first()
     if found is None:
         raise NotFound(f"there is no release {counter}", code="no_release", hint="see GET /v1/releases")
-    row, name = found
+    row, name, accepted = found
     return ReleaseDetail(
-        summary=_summary(row, name, await _running(session, principal)),
+        summary=_summary(row, name, accepted, await _running(session, principal)),
         target=ReleaseTarget.model_validate(row.target),
         evidence=row.evidence,
     )
@@ -53,8 +58,10 @@ async def trust_expiry(session: AsyncSession) -> dict[str, datetime]:
     return {str(role): expires_at for role, expires_at in (await session.execute(query)).all()}
 
 
-def _releases() -> Select[ReleaseRow, str]:
-    return select(ReleaseRow, PrincipalRow.name).join(PrincipalRow, PrincipalRow.id == ReleaseRow.created_by)
+def _releases() -> Select[ReleaseRow, str, bool]:
+    accepted = ReleaseRow.target["evidence"]["accepted"].as_boolean()
+    query = select(ReleaseRow, PrincipalRow.name, accepted)
+    return query.join(PrincipalRow, PrincipalRow.id == ReleaseRow.created_by)
 
 
 async def _running(session: AsyncSession, principal: Principal) -> dict[str, int]:
@@ -72,8 +79,7 @@ async def _running(session: AsyncSession, principal: Principal) -> dict[str, int
     return {str(digest): int(count) for digest, count in (await session.execute(query)).all()}
 
 
-def _summary(row: ReleaseRow, created_by: str, running: dict[str, int]) -> ReleaseSummary:
-    target = ReleaseTarget.model_validate(row.target)
+def _summary(row: ReleaseRow, created_by: str, accepted: bool | None, running: dict[str, int]) -> ReleaseSummary:
     return ReleaseSummary(
         digest=row.digest,
         counter=row.counter,
@@ -83,6 +89,6 @@ def _summary(row: ReleaseRow, created_by: str, running: dict[str, int]) -> Relea
         created_at=row.created_at,
         created_by=created_by,
         checked=row.checked,
-        evidence_accepted=target.evidence.accepted if target.evidence else None,
+        evidence_accepted=accepted,
         devices_running=running.get(row.digest, 0),
     )

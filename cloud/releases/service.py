@@ -55,6 +55,9 @@ _CODES = {
 _BEHIND = {3, 7}
 """Checks that fail when another release came first."""
 
+_BEHIND_HINT = "fetch the trust again, and sign on top of it"
+_WRONG_HINT = "release it again with `ahs-fleet release create`; docs/cloud.md says what is checked"
+
 
 class ReleaseService:
     """One per process. `now` is the wall clock.
@@ -252,7 +255,11 @@ class ReleaseService:
                     hint="send the archive of the release, or new targets",
                 )
             detail = await queries.get_release(session, principal, counter)
-        await self._images.put(archive)
+        if not await self._images.holds(sha256):
+            await self._images.put(archive)
+            async with self._storage.writing() as session:
+                subject, after = f"release/{counter}", {"archive_sha256": sha256}
+                trail.record(session, principal, action="release.archive_given", subject=subject, after=after)
         return detail
 
 
@@ -296,8 +303,7 @@ def _checked(
     try:
         target = check_new_targets(trust, targets, archive, now)
     except TargetsRefused as exc:
-        kind = Conflict if exc.check in _BEHIND else Unprocessable
-        hint = "fetch the trust again, and sign on top of it" if exc.check in _BEHIND else "see docs/releases.md"
+        kind, hint = (Conflict, _BEHIND_HINT) if exc.check in _BEHIND else (Unprocessable, _WRONG_HINT)
         raise kind(str(exc), code=_CODES[exc.check], hint=hint) from exc
     try:
         return target, check_evidence(target.evidence, target.digest, evidence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,7 @@ _FIELDS: dict[str, Any] = {
     "head": {"accept_probability": 0.8},
     "provenance": {"trained_on": [], "recipe": "none", "seed": 1},
 }
-DETECTOR = bytes(range(256)) * 1000
+DETECTOR = random.Random(1).randbytes(256_000)
 """Four chunks that all releases share."""
 
 
