@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fleet.release.package import write_kit, write_trust
 from typer.testing import CliRunner, Result
 
 from fleet.cli import app
+from fleet.release.package import write_kit, write_trust
 from tests.fakes.console_cloud import CloudForConsole, running_cloud
 from tests.fakes.releases import ReleaseDesk, bundle_zip
 
