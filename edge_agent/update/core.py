@@ -228,7 +228,6 @@ class UpdateCore:
             self._out.append(KeepSteps(self.record))
         if self.record.state is UpdateState.FAILED and self._passing(self.record.code):
             self._retry_s = now.monotonic_s + self._pause_s()
-        self._trust_until_s = now.monotonic_s + self._settings.trust_wait_s
         self._act(now)
         self._consider(now)
 
@@ -262,9 +261,11 @@ class UpdateCore:
                 if self._retry_s is not None and now.monotonic_s >= self._retry_s:
                     self._retry_s = None
                     self._consider(now)
+            case state if state in RESTING and self._may_restore(now):
+                self._consider(now)
             case _:
                 pass
-        if self._trust_until_s is not None and now.monotonic_s >= self._trust_until_s:
+        if self._link and self._trust_until_s is not None and now.monotonic_s >= self._trust_until_s:
             self._trust_until_s = None
             self._consider(now)
 
@@ -305,7 +306,7 @@ class UpdateCore:
             changes["attempts"] = 0
             self._retry_s = None
         self._save(self.record.model_copy(update=changes))
-        self._trust_until_s = now.monotonic_s + self._settings.trust_wait_s
+        self._trust_until_s = now.monotonic_s + self._settings.trust_wait_s if self._link else None
         self._consider(now, fresh=True)
 
     def _trust(self, event: TrustTaken, now: Moment) -> None:
@@ -326,6 +327,8 @@ class UpdateCore:
         record = self.record
         if record.state in UNDER_WAY or (record.state is UpdateState.REJECTED and record.code is code):
             return
+        if CODE_FAMILIES[code] is not CodeFamily.SECURITY and not self._wants_another():
+            return  # what has expired stops installing, and nothing is to be installed
         self._move(UpdateTrigger.REFUSED, now, code=code, text=text, about=None)
 
     def _consider(self, now: Moment, *, fresh: bool = False) -> None:
@@ -355,7 +358,7 @@ class UpdateCore:
         if key == self.record.confirmed.key:
             if self.record.state is not UpdateState.CONFIRMED:
                 self._move(UpdateTrigger.IN_PLACE, now)
-        elif self._is_previous(key) and self._may_activate(now, known=True):
+        elif self._may_restore(now):
             self._enter(restored(self.record, at=now.utc), now)
         elif not self._is_previous(key) or wanted.activation is not Activation.ACTIVATE:
             self._begin(key, now, fresh=fresh)
@@ -366,6 +369,21 @@ class UpdateCore:
         if about is None or about.key != key:
             return True
         return self._retry_s is None and (not fresh or self.record.attempts == 0)
+
+    def _wants_another(self) -> bool:
+        wanted = self.record.desired
+        return (
+            wanted is not None
+            and wanted.release is not None
+            and ((wanted.release, wanted.counter) != self.record.confirmed.key)
+        )
+
+    def _may_restore(self, now: Moment) -> bool:
+        """Whether the model before is what is wanted, and it is time."""
+        wanted = self.record.desired
+        if wanted is None or wanted.release is None or not self._is_previous((wanted.release, wanted.counter)):
+            return False
+        return self._may_activate(now, known=True)
 
     def _is_previous(self, key: Key) -> bool:
         return self.record.previous is not None and key == self.record.previous.key
@@ -383,7 +401,7 @@ class UpdateCore:
         release = None if self._releases is None else self._releases.get(key)
         if release is None or self._expired(now):
             waiting = self._trust_until_s is not None and now.monotonic_s < self._trust_until_s
-            if not waiting:
+            if self._link and not waiting:
                 said = "the signed list has expired" if release else "no signed list names this release"
                 self._refuse_wish(key, UpdateCode.STALE, said, now)
             return
@@ -393,7 +411,7 @@ class UpdateCore:
             return
         self._trust_until_s = None
         self._spent_s, self._false = 0.0, 0
-        self._move(UpdateTrigger.WANTED, now, candidate=release, boots=0, soak=None)
+        self._move(UpdateTrigger.WANTED, now, candidate=release, metadata=self._metadata, boots=0, soak=None)
 
     def _refuse_wish(self, key: Key, code: UpdateCode, text: str, now: Moment) -> None:
         record = self.record
@@ -417,7 +435,7 @@ class UpdateCore:
         again = again and record.state is not UpdateState.UNCONFIRMED
         if not again:
             security = CODE_FAMILIES[code] is CodeFamily.SECURITY
-            barred = barring(record, code, metadata=self._metadata if security else None)
+            barred = barring(record, code, metadata=record.metadata if security else None)
         changes: dict[str, Any] = {"soak": self.soak} if record.state is UpdateState.UNCONFIRMED else {}
         self._move(
             UpdateTrigger.FAILED, now, code=code, text=text, attempts=attempts, barred=barred, boots=0, **changes
@@ -427,7 +445,7 @@ class UpdateCore:
     def _refuse(self, code: UpdateCode, text: str, now: Moment) -> None:
         """What was being fetched must not be installed."""
         security = CODE_FAMILIES[code] is CodeFamily.SECURITY
-        barred = barring(self.record, code, metadata=self._metadata) if security else self.record.barred
+        barred = barring(self.record, code, metadata=self.record.metadata) if security else self.record.barred
         self._move(UpdateTrigger.REFUSED, now, code=code, text=text, barred=barred, attempts=0)
 
     def _stop(self, code: UpdateCode, text: str, now: Moment) -> None:
@@ -448,6 +466,8 @@ class UpdateCore:
 
     def _link_changed(self, up: bool, now: Moment) -> None:
         self._link = up
+        # The broker sends trust and wish at each connection; before that nothing can be said of what is missing.
+        self._trust_until_s = now.monotonic_s + self._settings.trust_wait_s if up else None
         record = self.record
         if up and record.state is UpdateState.WAITING and record.hold is Hold.LINK:
             self._move(UpdateTrigger.RESUMED, now)

@@ -63,13 +63,24 @@ from edge_agent.update.trial import TrialResult
 from edge_agent.update.trust import TrustKeeper
 from fleet.contract.codec import WireError, decode
 from fleet.contract.messages import UpdateState, UpdateStep
-from fleet.contract.release import MAX_CHUNK_BYTES, MAX_TRUST_BYTES, ReleaseTarget, SignedDesired, Trust, UpdateCode
+from fleet.contract.release import (
+    CODE_FAMILIES,
+    MAX_CHUNK_BYTES,
+    MAX_TRUST_BYTES,
+    CodeFamily,
+    ReleaseTarget,
+    SignedDesired,
+    Trust,
+    UpdateCode,
+)
 
 INBOX_EVENTS = 512
 """Chunks above it are lost, counted, and asked for again."""
 TICK_S = 0.2
 SAVE_RETRY_S = 2.0
 NOT_SAVED = "update_not_saved"
+NOT_OPENED = "model_not_opened"
+REFUSED = "update_refused"
 MAX_TRUST_MESSAGE_BYTES = 2 * MAX_TRUST_BYTES
 """The documents stand in it as JSON text, which quotes them."""
 
@@ -180,6 +191,7 @@ class UpdateDriver:
         self._inbox: queue.Queue[Inbound] = queue.Queue(INBOX_EVENTS)
         self._wish: bytes | None = None
         self._trusted = False
+        self._trust_again: tuple[float, bytes] | None = None
         self._trial_stop: threading.Event | None = None
         self._stop = threading.Event()
 
@@ -225,6 +237,8 @@ class UpdateDriver:
                 self._handle(event)
 
     def _tick(self) -> None:
+        if self._trust_again is not None and self._clock.now().monotonic_s >= self._trust_again[0]:
+            self._take_trust(self._trust_again[1])
         evidence = self.models.evidence
         candidate = self.core.record.candidate
         if candidate is not None and evidence is not None:
@@ -233,6 +247,7 @@ class UpdateDriver:
         self._measure()
 
     def _take_trust(self, payload: bytes) -> None:
+        self._trust_again = None
         try:
             trust = decode(Trust, payload, limit_bytes=MAX_TRUST_MESSAGE_BYTES)
             releases = self._trust.refresh(trust, self._clock.now().utc)
@@ -242,6 +257,10 @@ class UpdateDriver:
             return
         except TrustRefused as exc:
             self._metrics.update_refused.labels("trust", exc.code.value).inc()
+            if exc.code is UpdateCode.SPACE:
+                self._trust_again = (self._clock.now().monotonic_s + self._settings.space_retry_s, payload)
+                log.warning("trust_not_kept", error=exc.text)
+                return
             self._handle(TrustNotTaken(exc.code, exc.text))
             return
         self._trusted = True
@@ -302,6 +321,7 @@ class UpdateDriver:
                 if self._stop.is_set() and isinstance(action, Save):
                     return  # whether it was saved or not: nothing more is begun
         if self.core.record is not before:
+            self._warn(self.core.record)
             self._outside.changed()
 
     def _act(self, action: Action) -> Event | None:
@@ -438,7 +458,10 @@ class UpdateDriver:
         try:
             self.models.use(action.model, action.shadow)
         except ArchiveRefused as exc:
+            what = "The one before goes on reading. Start the agent again; tell the operator if it stays so."
+            self._problems.set(Problem(NOT_OPENED, f"A model could not be opened: {exc.text}"[:400], what))
             return NotInUse(action.model.key, exc.code, exc.text)
+        self._problems.clear(NOT_OPENED)
         self._outside.changed()
         return InUse(action.model.key)
 
@@ -467,6 +490,15 @@ class UpdateDriver:
             for name in ("fields", "white_cells", "disagreement_ratio", "uncertain_ratio", "withheld_ratio"):
                 self._metrics.update_soak.labels(name).set(getattr(figures, name) or 0.0)
             self._metrics.update_soak.labels("latency_ratio").set(figures.latency_ratio or 0.0)
+
+    def _warn(self, record: UpdateRecord) -> None:
+        """What smells of an attack is a problem that a person sees, not only a line on the model's page."""
+        if record.code is None or CODE_FAMILIES[record.code] is not CodeFamily.SECURITY:
+            self._problems.clear(REFUSED)
+            return
+        text = f"A model update was refused ({record.code.value}): {record.text}"[:400]
+        what = "The model in use goes on reading. Tell the operator of the fleet."
+        self._problems.set(Problem(REFUSED, text, what))
 
     def _ended_clean(self) -> None:
         """An end on purpose says nothing against the model that runs."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from edge_agent.update.states import UNDER_WAY, UpdateTrigger, advance
 from fleet.contract.base import Count, Digest, WireModel
 from fleet.contract.messages import Desired, SoakFigures, UpdateState, UpdateStep
-from fleet.contract.release import ReleaseTarget, UpdateCode
+from fleet.contract.release import CODE_FAMILIES, CodeFamily, ReleaseTarget, UpdateCode
 
 MAX_BARRED = 64
 MAX_UNTOLD = 256
@@ -82,6 +82,7 @@ class UpdateRecord(WireModel):
         confirmed: last model that proved itself.
         previous: the one before it.
         candidate: release under way; None at rest.
+        metadata: name of the signed list that the candidate was taken from.
         about: release that the last outcome is about; None when it was no release.
         desired: last desired state taken.
         floor: releases with a lower counter are refused.
@@ -102,6 +103,7 @@ class UpdateRecord(WireModel):
     confirmed: Model
     previous: Model | None = None
     candidate: ReleaseTarget | None = None
+    metadata: str = ""
     about: Model | None = None
     desired: Desired | None = None
     floor: Count = 0
@@ -127,9 +129,10 @@ class UpdateRecord(WireModel):
 
     @property
     def kept(self) -> tuple[Model, ...]:
-        """Models whose slots must stay."""
-        candidate = None if self.candidate is None else Model.of(self.candidate)
-        return tuple(model for model in (self.confirmed, self.previous, candidate) if model is not None)
+        """Models whose slots must stay: also that of an attempt which is likely to be repeated."""
+        passing = self.code is not None and CODE_FAMILIES[self.code] is CodeFamily.RETRYABLE
+        other = Model.of(self.candidate) if self.candidate is not None else self.about if passing else None
+        return tuple(model for model in (self.confirmed, self.previous, other) if model is not None)
 
     @property
     def rollout(self) -> str | None:
@@ -156,7 +159,7 @@ def moved(
         candidate = changes.get("candidate", record.candidate)
         about = None if candidate is None else Model.of(candidate)
     elif record.candidate is not None:
-        about = Model.of(record.candidate)
+        about = changes.get("about", Model.of(record.candidate))
         changes["candidate"] = None
     changes["about"] = None if after in (UpdateState.IDLE, UpdateState.CONFIRMED) else about
     told = changes["about"] or about
