@@ -111,6 +111,7 @@ class UpdateCore:
         self._space_s = 0.0
         self._retry_s: float | None = None
         self._trust_until_s: float | None = None
+        self._due_s: float | None = None
         self._soak_s: float | None = None
         self.soak: SoakFigures | None = None
         self.soak_text = ""
@@ -210,6 +211,7 @@ class UpdateCore:
         assert record.candidate is not None
         match record.state:
             case UpdateState.DOWNLOADING:
+                self._due_s = None
                 self._download(record.candidate, now)
             case UpdateState.VERIFIED:
                 self._out.append(Collect(record.kept, chunks=False))
@@ -247,7 +249,7 @@ class UpdateCore:
             case UpdateState.WAITING if self.record.hold is Hold.SPACE:
                 self._tick_space(waited_s, now)
             case UpdateState.WAITING if self.record.hold is Hold.BUSY:
-                if not self._reading or waited_s >= self._settings.wait_for_slide_s or not self._may_activate(now):
+                if not (self._may_activate(now) and self._must_wait(now)):
                     self._move(UpdateTrigger.FREED, now)
             case UpdateState.VERIFIED:
                 self._maybe_activate(now)
@@ -566,13 +568,20 @@ class UpdateCore:
 
     def _maybe_activate(self, now: Moment) -> None:
         if not self._may_activate(now):
+            self._due_s = None
             return
         if self._expired(now):
             self._refuse(UpdateCode.STALE, "the signed list has expired", now)
-        elif self._reading and now.monotonic_s - self._since_s < self._settings.wait_for_slide_s:
+        elif self._must_wait(now):
             self._move(UpdateTrigger.HELD, now, hold=Hold.BUSY, text="a slide is being read")
         else:
             self._move(UpdateTrigger.ACTIVATED, now, boots=0)
+
+    def _must_wait(self, now: Moment) -> bool:
+        """Whether a slide is being read, and has not been waited for long enough since the update was due."""
+        if self._due_s is None:
+            self._due_s = now.monotonic_s
+        return self._reading and now.monotonic_s - self._due_s < self._settings.wait_for_slide_s
 
     def _trial_ended(self, event: TrialEnded, now: Moment) -> None:
         if self.record.state is not UpdateState.TRIAL or not self._is_candidate(event.key):
