@@ -300,6 +300,10 @@ class UpdateBench:
         """Whether the update is in this state."""
         return self.state is state
 
+    def uses(self, wanted: Model, *, shadow: Model | None = None) -> bool:
+        """Whether these two read."""
+        return self.in_use == (wanted, shadow)
+
     @property
     def told(self) -> list[str]:
         """Steps as the store has them: `state:code`."""
