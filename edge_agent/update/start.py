@@ -69,10 +69,11 @@ def start(settings: UpdateSettings, data_dir: Path, open_model: Open, clock: Clo
     folder = data_dir / FOLDER
     kit = _Kit(settings.factory, folder)
     slots, record_file = Slots(folder / "slots"), RecordFile(folder)
-    record = record_file.load() or _rebuilt(slots) or kit.installed(slots, clock)
+    known = record_file.load()
+    record = known or _rebuilt(slots) or kit.installed(slots, clock)
     now = clock.now().utc
     after = booted(record, at=now, max_boots=settings.max_boots)
-    if after is not record:
+    if after is not known:
         record_file.save(after)
     opened = _Opening(slots, record_file, open_model, clock, kit)
     record, engine = opened.run(after)

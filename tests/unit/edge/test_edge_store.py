@@ -21,7 +21,7 @@ from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from fleet.contract.cells import Decision
 from fleet.contract.http import CellLabel, CellOpinion, SecondOpinion
-from fleet.contract.messages import OpinionReady, OpinionState, SeqRange, SlideResult
+from fleet.contract.messages import OpinionReady, OpinionState, SeqRange, SlideResult, UpdateState, UpdateStep
 from models.bundle.manifest import CellClass
 from tests.unit.edge.edge_builders import DEVICE, MODEL, ORDINARY, START, cell, named, new_field
 
@@ -396,6 +396,19 @@ STEPS = st.lists(
     ),
     max_size=40,
 )
+
+
+def test_a_step_of_the_update_is_stored_once_by_its_number_in_its_journal(tmp_path: Path) -> None:
+    step = UpdateStep(
+        boot=0, seq=0, happened_at=START, before=UpdateState.IDLE, after=UpdateState.DOWNLOADING, counter=2
+    )
+    with closing(Store(tmp_path, AMPLE)) as store:
+        told = [store.append_step(step, journal="journal-1", number=n, now=START) for n in (1, 2, 1, 2, 3)]
+        assert told == [True, True, False, False, True]
+    with closing(Store(tmp_path, AMPLE)) as store:
+        assert not store.append_step(step, journal="journal-1", number=3, now=START)
+        assert store.append_step(step, journal="journal-2", number=1, now=START), "a record made anew begins at one"
+        assert store.waiting().events == 4
 
 
 @settings(max_examples=25)

@@ -26,12 +26,15 @@ from edge_agent.uplink.traffic import (
     BusPublishRefused,
     BusRefused,
     CatchUp,
+    ChunksMissing,
+    ChunksWanted,
     Connect,
     CredentialsChanged,
     DeviceReport,
     Disconnect,
     Event,
     GaugesRead,
+    HandOn,
     Identity,
     Note,
     NoteCode,
@@ -46,6 +49,9 @@ from edge_agent.uplink.traffic import (
     TakeRows,
     Tick,
     Tuning,
+    Unsubscribe,
+    UpdateReport,
+    UpdateTopic,
 )
 from fleet.contract.base import ClockQuality
 from fleet.contract.codec import decode, decode_events, encode
@@ -53,6 +59,7 @@ from fleet.contract.messages import (
     Ack,
     Birth,
     HostState,
+    Need,
     OperationUpdate,
     OpinionReady,
     OpinionState,
@@ -61,6 +68,7 @@ from fleet.contract.messages import (
     SeqRange,
     Status,
     Telemetry,
+    UpdateState,
 )
 from fleet.contract.messages import Capabilities as Caps
 from tests.unit.edge.edge_builders import DEVICE, MODEL, START, moment
@@ -81,9 +89,9 @@ def payload(boot: int, seq: int) -> str:
 class Bench:
     """A core with a spool that is a list, and a cloud that answers when told to."""
 
-    def __init__(self, rows: int = 0, tuning: Tuning = TUNING) -> None:
+    def __init__(self, rows: int = 0, tuning: Tuning = TUNING, *, updates: bool = False) -> None:
         who = Identity(DEVICE, "lab-1", 4, "1.0.0", "abcdef123456", CAPABILITIES)
-        self.core = UplinkCore(who, DeviceReport(MODEL), tuning)
+        self.core = UplinkCore(who, DeviceReport(MODEL), tuning, updates=updates)
         self.spool: dict[tuple[int, int], SpoolEvent] = {}
         self.at_s = 0.0
         self._next = 0
@@ -384,6 +392,61 @@ def test_a_changed_report_is_told_once() -> None:
     (told,) = of(Publish, bench.tell(ReportChanged(worse)))
     assert decode(Reported, told.payload).degraded == ("disk_full",)
     assert bench.tell(ReportChanged(worse)) == []
+
+
+CHUNK = "c" * 64
+CHUNKS = ("ahs/1/chunk/+",)
+
+
+def test_trust_is_received_only_by_a_device_that_takes_models_and_chunks_only_while_they_are_wanted() -> None:
+    bench = Bench(updates=True)
+    found = bench.connect()
+    (subscribed,) = of(Subscribe, found)
+    assert subscribed.topics == (f"ahs/1/d/{DEVICE}/down/#", "ahs/1/host/state", "ahs/1/trust")
+    assert of(Unsubscribe, found) == [Unsubscribe(CHUNKS)], "also from a session that a kill has left behind"
+    assert bench.tell(ChunksWanted(True)) == [Subscribe(CHUNKS, qos=0)]
+    assert bench.tell(ChunksWanted(True)) == []
+    bench.tell(BusFailed(bench.session, "cable"))
+    bench.at_s += 60
+    assert Subscribe(CHUNKS, qos=0) in bench.connect()
+    assert bench.tell(ChunksWanted(False)) == [Unsubscribe(CHUNKS)]
+
+
+def test_what_is_for_the_model_update_is_handed_on_unread() -> None:
+    bench = Bench(updates=True)
+    bench.connect()
+    for topic, handed in (
+        ("ahs/1/trust", HandOn(UpdateTopic.TRUST, "", b"{")),
+        (f"ahs/1/d/{DEVICE}/down/desired", HandOn(UpdateTopic.DESIRED, "", b"{")),
+        (f"ahs/1/chunk/{CHUNK}", HandOn(UpdateTopic.CHUNK, CHUNK, b"{")),
+    ):
+        assert bench.message(topic, b"{") == [handed]
+    for topic in ("ahs/1/chunk/short", "ahs/1/d/other-1/down/desired"):
+        assert of(HandOn, bench.message(topic, b"{")) == []
+
+
+def test_missing_chunks_are_named_to_the_cloud_while_it_is_connected() -> None:
+    bench = Bench(updates=True)
+    asked = ChunksMissing("sha256:" + "d" * 64, (CHUNK,))
+    assert bench.tell(asked) == []
+    bench.connect()
+    (message,) = of(Publish, bench.tell(asked))
+    need = decode(Need, message.payload)
+    assert (message.topic, need.missing, need.max_packet_bytes) == (f"ahs/1/d/{DEVICE}/up/need", (CHUNK,), 2048)
+
+
+def test_where_the_update_stands_is_in_the_report() -> None:
+    bench = Bench(updates=True)
+    bench.connect()
+    update = UpdateReport(
+        state=UpdateState.FAILED, code="E_SLOW", counter=2, previous="sha256:" + "1" * 64, desired_version=7,
+        pending="sha256:" + "2" * 64, rollout="r-1",
+    )  # fmt: skip
+    (told,) = of(Publish, bench.tell(ReportChanged(DeviceReport(MODEL, update=update))))
+    reported = decode(Reported, told.payload)
+    assert (reported.update_state, reported.update_code, reported.release_counter) == (UpdateState.FAILED, "E_SLOW", 2)
+    assert (reported.previous, reported.pending) == (update.previous, update.pending)
+    assert (reported.desired_version, reported.rollout) == (7, "r-1")
 
 
 def test_telemetry_is_lossy_and_expires() -> None:
