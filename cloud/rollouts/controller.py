@@ -261,7 +261,7 @@ def _move(session: AsyncSession, look: _Look, move: Move, now: datetime) -> None
             rollout.reason = move.reason[:MAX_REASON]
         case RolloutEvent.COMPLETE | RolloutEvent.RETURNED:
             rollout.finished_at = now
-    gates: list[Gate] = gates_of(look.view, now)
+    gates: list[Gate] = [] if move.event is RolloutEvent.RETURNED else gates_of(look.view, now)
     decided(session, rollout, CONTROLLER, action=move.event.value, reason=move.reason, gates=gates, now=now)
     trail.record(
         session,

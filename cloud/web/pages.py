@@ -16,6 +16,7 @@ from cloud.releases.queries import list_releases, trust_expiry
 from cloud.review.queries import count_waiting, next_waiting
 from cloud.web.api_page import create_api_page
 from cloud.web.rendering import TABS, CloudRendering, Visitor, field_boxes
+from cloud.web.rollout_pages import add_rollouts
 from fleet.contract.http import Health, OpinionPage, Problem
 from fleet.contract.messages import OpinionState
 
@@ -30,6 +31,7 @@ def create_pages() -> APIRouter:
     _add_entrance(router)
     _add_devices(router)
     _add_review(router)
+    add_rollouts(router, _rendering)
     _add_models(router)
     _add_system(router)
     router.include_router(create_api_page(_rendering))

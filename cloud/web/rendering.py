@@ -15,9 +15,20 @@ from starlette.responses import Response
 from cloud.dataset.rules import rbc_diameter_px
 from cloud.review.order import groups
 from cloud.review.rules import ARTEFACT, NOT_CLASSED, bbox_of
+from cloud.web import rollout_view
 from fleet.contract.cells import CellClassName, DetectionWire
-from fleet.contract.http import DevicePage, Health, OpinionContext, OpinionPage, Problem, ReleasePage, SecondOpinion
+from fleet.contract.http import (
+    DevicePage,
+    Health,
+    OpinionContext,
+    OpinionPage,
+    Problem,
+    ReleasePage,
+    RolloutPage,
+    SecondOpinion,
+)
 from fleet.contract.messages import OpinionState, Presence
+from fleet.contract.release import RolloutState
 from fleet.webkit import SECURITY_HEADERS, PageKit
 from fleet.webkit.words import OPINION_STATES, PRESENCES, UPDATE_STATES
 from models.bundle.manifest import WhiteCellType
@@ -25,7 +36,13 @@ from models.bundle.manifest import WhiteCellType
 WINDOW_RED_CELLS = 3.0
 """Side of the window round a white cell, in red-cell diameters: about 22 micrometres."""
 TITLE = "Automated Hematology"
-NAVIGATION = (("/devices", "Devices"), ("/review", "Review"), ("/models", "Models"), ("/system", "System"))
+NAVIGATION = (
+    ("/devices", "Devices"),
+    ("/review", "Review"),
+    ("/rollouts", "Rollouts"),
+    ("/models", "Models"),
+    ("/system", "System"),
+)
 TABS = (
     ("pending_review", "Waits for a person"),
     ("reviewed", "Read by a person"),
@@ -169,6 +186,28 @@ class CloudRendering:
         trust = [(role, *TRUST_ROLES[role], moment, *trust_words(role, moment, now)) for role, moment in expiry.items()]
         values = {"releases": page.items, "trust": sorted(trust, key=lambda row: list(TRUST_ROLES).index(row[0]))}
         return self._show("models.html", "/models", visitor, values, only_rows=False)
+
+    def rollouts(self, visitor: Visitor, page: RolloutPage, *, only_rows: bool = False) -> HTMLResponse:
+        """Rollouts, newest first."""
+        stopped = (RolloutState.PAUSED, RolloutState.ABORTING, RolloutState.ABORTED)
+        rows = [
+            (
+                row,
+                *rollout_view.STATES[row.state],
+                rollout_view.why(row.reason, row.state) if row.state in stopped else "",
+            )
+            for row in page.items
+        ]
+        template = "rollout_rows.html" if only_rows else "rollouts.html"
+        return self._show(template, "/rollouts", visitor, {"rollouts": rows}, only_rows)
+
+    def rollout(
+        self, visitor: Visitor, page: rollout_view.RolloutPage, *, may_manage: bool, only_body: bool = False
+    ) -> HTMLResponse:
+        """One rollout: its waves as columns, the gates, the decisions."""
+        values = {"page": page, "may_manage": may_manage}
+        template = "rollout_body.html" if only_body else "rollout.html"
+        return self._show(template, "/rollouts", visitor, values, only_body)
 
     def system(self, visitor: Visitor, health: Health) -> HTMLResponse:
         """Parts of the service."""

@@ -176,10 +176,11 @@ class ReportedFleet:
         for name in names:
             async with self._storage.writing() as session:
                 await registry.create_by_system(session, DeviceCreate(device=name, site=site))
-            self.devices[name] = ReportingDevice(name, self._tell)
+            self.devices[name] = ReportingDevice(name, self.tell)
             await self.devices[name].connect()
 
-    async def _tell(self, device: str, kind: str, body: dict[str, Any]) -> None:
+    async def tell(self, device: str, kind: str, body: dict[str, Any]) -> None:
+        """Takes one message of a device as from the broker."""
         message = parse(topics.up(device, kind), json.dumps(body).encode(), retained=False)
         await self._ledger.commit([message])
 

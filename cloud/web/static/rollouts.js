@@ -1,0 +1,3 @@
+import { pollFragment } from "./fragments.js";
+
+pollFragment("rollouts", "/rollouts/rows", 4000);
