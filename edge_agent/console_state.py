@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from edge_agent.capture.source import SourceState
@@ -26,6 +27,7 @@ from edge_agent.console.view import (
     Severity,
     SlideStatus,
     TypeShare,
+    UpdateCard,
 )
 from edge_agent.daemon import Parts
 from edge_agent.inference.switch import Switch
@@ -34,10 +36,12 @@ from edge_agent.problems import Problem as AgentProblem
 from edge_agent.slides.differential import differential, estimate_platelets
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import SlideTotals, StoredCell
+from edge_agent.update_words import update_card, update_text
 from edge_agent.uplink.asking import AskState
 from edge_agent.uplink.link import CONNECTED_STATES, LinkState
 from edge_agent.version import agent_version
 from fleet.contract.base import ClockQuality
+from fleet.contract.cells import ModelRef
 from fleet.contract.messages import Severity as WireSeverity
 from models.runtime import encode_jpeg
 
@@ -73,7 +77,7 @@ class AgentConsole:
             site=self._settings.device.site,
             agent_version=agent_version(),
             camera=self._camera(now),
-            model=ModelStatus(PartState.OK, model.version, name=model.name, version=model.version, digest=model.digest),
+            model=self._model_status(model),
             cloud=_cloud(now),
             slide=None if now.slide is None else self._slide(now.slide),
             field=None if now.field is None else _field(now.field),
@@ -135,6 +139,7 @@ class AgentConsole:
             checks=tuple(
                 SelfTestCheck(check.name, check.passed, _figure(check.figure, check.detail)) for check in checks
             ),
+            update=self._update(),
         )
 
     def health(self) -> Health:
@@ -158,6 +163,19 @@ class AgentConsole:
     def metrics_text(self) -> bytes:
         """Prometheus exposition text."""
         return self._parts.metrics.text()
+
+    def _model_status(self, model: ModelRef) -> ModelStatus:
+        status = ModelStatus(PartState.OK, model.version, name=model.name, version=model.version, digest=model.digest)
+        if self._parts.update is None:
+            return status
+        record = self._parts.update.core.record
+        return replace(status, update_state=record.state.value, update_text=update_text(record))
+
+    def _update(self) -> UpdateCard | None:
+        if self._parts.update is None:
+            return None
+        core = self._parts.update.core
+        return update_card(core.record, core.progress, core.soak, core.soak_text)
 
     def _camera(self, now: Now) -> CameraStatus:
         kind = self._settings.source.kind

@@ -70,6 +70,11 @@ class Metrics:
         self.update_refused = Counter(
             "ahs_edge_update_refused", "Trust, wishes and archives refused, by code", ["what", "code"], registry=kit
         )
+        # From the start: what appears with its first count would not be seen to grow.
+        for what in ("trust", "desired", "archive"):
+            for code in ("E_SIG", "E_ROLLBACK", "E_HASH", "E_LEN"):
+                self.update_refused.labels(what, code)
+        self.update_chunks.labels("false")
         self.update_asked = Counter("ahs_edge_update_asked", "Questions for missing chunks", registry=kit)
         self.update_notes = Counter("ahs_edge_update_notes", "Unusual events of the update", ["code"], registry=kit)
         self.update_inbox_lost = Counter(

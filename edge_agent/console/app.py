@@ -94,6 +94,10 @@ def _add_pages(app: FastAPI, view: ConsoleView, rendering: ConsoleRendering) -> 
     def model_page() -> Response:
         return rendering.page("model.html", "/model", live=view.snapshot(), card=view.model())
 
+    @app.get("/fragments/model")
+    def model_parts() -> Response:
+        return rendering.piece("model_parts.html", live=view.snapshot(), card=view.model())
+
     @app.get("/static/{name}")
     def static(name: str, request: Request) -> Response:
         return rendering.asset(name, request)

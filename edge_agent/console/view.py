@@ -300,6 +300,30 @@ class SelfTestCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateCard:
+    """Where the model update stands, in plain words.
+
+    Attributes:
+        state, word: for the chip.
+        sentence: what is going on.
+        why: why something was refused or given up; empty otherwise.
+        code: the same as a code, for whoever is asked for help.
+        detail: the same with its figures.
+        progress_ratio: of a delivery, 0..1; None when nothing is delivered.
+        lines: further lines as (name, value): what runs, what comes, what has been seen so far.
+    """
+
+    state: PartState
+    word: str
+    sentence: str
+    why: str = ""
+    code: str = ""
+    detail: str = ""
+    progress_ratio: float | None = None
+    lines: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What runs here.
 
@@ -310,6 +334,7 @@ class ModelCard:
         latency_ms: typical time of one field; None before the first.
         facts: further lines as (name, value) in plain words: thresholds, training data, size.
         checks: the last self-test.
+        update: of the model; None where updates are off.
     """
 
     name: str
@@ -320,6 +345,7 @@ class ModelCard:
     latency_ms: float | None
     facts: tuple[tuple[str, str], ...]
     checks: tuple[SelfTestCheck, ...]
+    update: UpdateCard | None = None
 
 
 class ConsoleView(Protocol):

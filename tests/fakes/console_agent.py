@@ -27,10 +27,20 @@ from edge_agent.console.view import (
     SlideStatus,
     TypeShare,
 )
+from edge_agent.update.record import Model, UpdateRecord
+from edge_agent.update_words import update_card
+from fleet.contract.messages import Desired, UpdateState
 from models.synthetic import FieldTruth, Optics, SlideSpec, VirtualSlide
 
 DIGEST = "sha256:" + "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 UM_PER_PX = 0.083
+RECORD = UpdateRecord(
+    state=UpdateState.CONFIRMED,
+    confirmed=Model(digest=DIGEST, counter=3, name="edge-hema", version="1.4.0"),
+    previous=Model(digest="sha256:" + "4e" * 32, counter=2, name="edge-hema", version="1.3.0"),
+    desired=Desired(device="bench-1", version=4, release=DIGEST, counter=3, rollout="spring-heads"),
+    journal="journal-of-a-fake",
+)
 SHARES = (
     TypeShare("neutrophil", 38, 38 / 62, 0.481, 0.734),
     TypeShare("lymphocyte", 17, 17 / 62, 0.169, 0.402),
@@ -109,6 +119,7 @@ class FakeAgent:
                 SelfTestCheck("scale", True, "a picture of the wrong scale is noticed"),
                 SelfTestCheck("latency", True, "84 ms a field, limit 500 ms"),
             ),
+            update=update_card(RECORD, None, None, ""),
         )
         self.cards = self._cards()
         self.parts: tuple[HealthPart, ...] = (
