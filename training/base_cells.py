@@ -35,12 +35,11 @@ from training.data.white_cells import (
     annotated_cells,
     generated_cells,
 )
-from training.errors import DataError
+from training.errors import BaseSetError, DataError
 from training.head import LabelledEmbeddings
 from training.recipe import BundleRecipe
 
 BATCH = 64
-CELLS_DATASET, OUTSIDER_DATASET = "wbc_pbc", "wbc_ood_dev"
 HOME_SLICE, GENERATED_SLICE, OUTSIDER_SLICE = "home", "generated", "outsiders"
 
 
@@ -75,17 +74,11 @@ def make_base_set(recipe: BundleRecipe, bundle: Bundle, folder: Path, cache: Pat
     spec, detector = bundle.manifest.embedder, bundle.manifest.detector
     finder = CellFinder(Session(bundle.files[DETECTOR_NAME], name=DETECTOR_NAME, threads=2), detector, spec)
     embedder = Session(bundle.files[EMBEDDER_NAME], name=EMBEDDER_NAME, threads=2)
-    c, data = recipe.calibration, CellData(dataset=CELLS_DATASET)
-    learned = GeneratedFields(count=c.generated_fields, first_seed=c.generated_first_seed)
-    kept_back = GeneratedFields(count=c.held_out_fields, first_seed=c.held_out_first_seed)
-    parts = [
-        embed_cells(embedder, annotated_cells(data, split, finder) + generated_cells(fields, spec, cache), spec)
-        for split, fields in (("train", learned), ("val", kept_back))
-    ]
+    train, held_out = learned_cells(recipe, finder, spec, cache)
     return write_base_set(
         folder,
-        train=parts[0],
-        held_out=parts[1],
+        train=embed_cells(embedder, train, spec),
+        held_out=embed_cells(embedder, held_out, spec),
         frozen=frozen_set(embedder, frozen_cells(recipe, finder, spec, cache), spec),
         said={
             "bundle": f"{bundle.manifest.name} {bundle.manifest.version}",
@@ -94,8 +87,21 @@ def make_base_set(recipe: BundleRecipe, bundle: Bundle, folder: Path, cache: Pat
             "embedder": spec,
             "created": recipe.created,
             "generator": generator_fingerprint(),
-            "sources": _sources(recipe),
+            "sources": sources_of(recipe),
         },
+    )
+
+
+def learned_cells(
+    recipe: BundleRecipe, finder: CellFinder, spec: EmbedderSpec, cache: Path
+) -> tuple[list[CellExample], list[CellExample]]:
+    """Cells that the head learns from, and those for its levels."""
+    c, data = recipe.calibration, CellData(dataset=recipe.cells)
+    learned = GeneratedFields(count=c.generated_fields, first_seed=c.generated_first_seed)
+    kept_back = GeneratedFields(count=c.held_out_fields, first_seed=c.held_out_first_seed)
+    return (
+        annotated_cells(data, "train", finder) + generated_cells(learned, spec, cache),
+        annotated_cells(data, "val", finder) + generated_cells(kept_back, spec, cache),
     )
 
 
@@ -114,19 +120,22 @@ def frozen_set(embedder: Network, cells: Sequence[FrozenCell], spec: EmbedderSpe
 
 def frozen_cells(recipe: BundleRecipe, finder: CellFinder, spec: EmbedderSpec, cache: Path) -> list[FrozenCell]:
     """The cells of the frozen set, in a fixed order, each with the hash of its picture."""
-    root, fields = data_root(), GeneratedFields(count=recipe.frozen_fields, first_seed=recipe.frozen_seed)
+    fields = GeneratedFields(count=recipe.frozen_fields, first_seed=recipe.frozen_seed)
     found = [
-        FrozenCell(cell, HOME_SLICE, _file_hash(root / CELLS_DATASET / cell.name))
-        for cell in annotated_cells(CellData(dataset=CELLS_DATASET), "test", finder)
+        FrozenCell(cell, HOME_SLICE, _file_hash(data_root() / str(recipe.cells) / cell.name))
+        for cell in annotated_cells(CellData(dataset=recipe.cells), "test", finder)
         if cell.seen_by_detector not in ("train", "val")
     ]
     pixels = {f.group: hashlib.sha256(f.image.tobytes()).hexdigest() for f in generated_examples(fields, cache)}
     found += [FrozenCell(c, GENERATED_SLICE, pixels[c.name]) for c in generated_cells(fields, spec, cache)]
-    pictures = sorted((root / OUTSIDER_DATASET).rglob("*.jpg"))
+    if recipe.outsiders is None:
+        return found
+    root = data_root() / recipe.outsiders
+    pictures = sorted(root.rglob("*.jpg"))
     if not pictures:
-        raise DataError(f"{root / OUTSIDER_DATASET}: there are no pictures of cells that are none of the types")
+        raise DataError(f"{root}: there are no pictures of cells that are none of the types")
     for path in pictures:
-        image, name = read_image(path), path.relative_to(root / OUTSIDER_DATASET).as_posix()
+        image, name = read_image(path), path.relative_to(root).as_posix()
         box, window_px = finder.locate(image)
         found.append(
             FrozenCell(CellExample(image, box, window_px, OUTSIDER, 0, name), OUTSIDER_SLICE, _file_hash(path))
@@ -138,9 +147,27 @@ def _file_hash(path: Path) -> str:
     return sha256_of(path.read_bytes())
 
 
-def _sources(recipe: BundleRecipe) -> tuple[DataSource, ...]:
-    with (data_root() / CELLS_DATASET / "labels.csv").open(encoding="utf-8", newline="") as stream:
-        count = sum(row["class"] in TYPE_INDEX for row in csv.DictReader(stream))
+def sources_of(recipe: BundleRecipe) -> tuple[DataSource, ...]:
+    """Where the cells come from."""
     c = recipe.calibration
     fields = c.generated_fields + c.held_out_fields + recipe.frozen_fields
-    return PBC.model_copy(update={"images": count}), GENERATED_SOURCE.model_copy(update={"images": fields})
+    generated = GENERATED_SOURCE.model_copy(update={"images": fields})
+    if recipe.cells is None:
+        return (generated,)
+    with (data_root() / recipe.cells / "labels.csv").open(encoding="utf-8", newline="") as stream:
+        count = sum(row["class"] in TYPE_INDEX for row in csv.DictReader(stream))
+    return PBC.model_copy(update={"images": count}), generated
+
+
+def same_frozen_cells(frozen: FrozenSet, cells: Sequence[FrozenCell]) -> None:
+    """Refuse cells that are not, one by one, those of a frozen set: names, pictures' hashes, slices and labels.
+
+    Raises:
+        BaseSetError: which cell differs.
+    """
+    if len(cells) != len(frozen.labels):
+        raise BaseSetError(f"{len(cells)} frozen cells were found, the set holds {len(frozen.labels)}")
+    for place, found in enumerate(cells):
+        locked = (frozen.names[place], frozen.pictures[place], frozen.slices[place], frozen.labels[place])
+        if (found.cell.name, found.picture, found.slice, found.cell.label) != locked:
+            raise BaseSetError(f"frozen cell {place}: {found.cell.name} is not the picture that was locked")

@@ -45,7 +45,9 @@ class BaseManifest(Part):
 
     schema_: Literal["ahs.base-set/1"] = Field(BASE_SCHEMA, alias="schema")
     bundle: str = Field(description="name and version of the bundle whose embedder made it")
-    bundle_digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    bundle_digest: str | None = Field(
+        pattern=r"^sha256:[0-9a-f]{64}$", description="of that bundle; null where it was made before its bundle was"
+    )
     embedder_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     embedder: EmbedderSpec
     created: str
@@ -93,14 +95,20 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def beside_bundle(path: Path) -> Path:
+    """`BUNDLE.base_set`, where `retrain` puts the base set of a new embedder."""
+    return path.with_name(f"{path.name}.base_set")
+
+
 def find_base_set(bundle: Bundle, root: Path = SHIPPED) -> Path:
-    """Folder of the base set that the bundle's embedder made.
+    """Folder of the base set that the bundle's embedder made: beside the bundle, or among those that ship.
 
     Raises:
         BaseSetError: there is none.
     """
     wanted = sha256_of(bundle.files[EMBEDDER_NAME])
-    for path in sorted(root.glob(f"*/{MANIFEST_NAME}")):
+    beside = beside_bundle(bundle.path) / MANIFEST_NAME
+    for path in [*([beside] if beside.is_file() else []), *sorted(root.glob(f"*/{MANIFEST_NAME}"))]:
         if _manifest(path).embedder_sha256 == wanted:
             return path.parent
     name = f"{bundle.manifest.name} {bundle.manifest.version}"

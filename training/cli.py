@@ -22,7 +22,9 @@ from training.config import DetectorConfig, GeneratedFields, load_config
 from training.data.generated import generated_examples
 from training.errors import TrainingError
 from training.recipe import load_recipe
-from training.refit_job import GATE_CONFIG, REFIT_CONFIG, RefitOptions, RefitOutcome, default_evidence, run_refit
+from training.refit import Refitted
+from training.refit_job import GATE_CONFIG, REFIT_CONFIG, RefitOptions, default_evidence, run_refit
+from training.settings import CONFIGS
 from training.tracking import Trackers, open_trackers
 
 # What needs torch is imported inside the commands that need it: `refit` runs where torch is not installed.
@@ -227,13 +229,53 @@ def refit(
         )
         tracker = open_trackers(Path("runs") / f"refit-{out.name}") if use_mlflow else None
         outcome = run_refit(options, tracker)
-        _show_refit(outcome, options)
+        _show_refit(outcome.refitted, written=outcome.written, out=out, evidence=options.evidence)
     if not outcome.refitted.verdict.accepted:
         raise typer.Exit(REFUSED)
 
 
-def _show_refit(outcome: RefitOutcome, options: RefitOptions) -> None:
-    done = outcome.refitted
+@app.command()
+def retrain(
+    labels: Annotated[Path, typer.Option(help="folder of an exported data set: annotations.json and images/")],
+    out: Annotated[Path, typer.Option(help="folder of the new bundle; its base set lies beside it")],
+    config: Annotated[Path, typer.Option(help="what is trained, from what")] = CONFIGS / "retrain.yaml",
+    version: Annotated[str | None, typer.Option(help="of the new bundle; by default the next one")] = None,
+    evidence: Annotated[Path | None, typer.Option(help="where the evidence goes; by default OUT.evidence.json")] = None,
+    work: Annotated[Path | None, typer.Option(help="work folder; by default runs/retrain-NAME")] = None,
+    keep_refused: Annotated[bool, typer.Option("--keep-refused", help="write a refused bundle too")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="decides which pictures are held out")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime")] = 2,
+    use_mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="log to the local MLflow store")] = True,
+    cache: CacheOption = DEFAULT_CACHE,
+) -> None:
+    """Train a new embedder with a site's labels mixed in, and judge it. Goes on where it broke off. Needs torch."""
+    with told():
+        from training.distributed import Place, pick_device
+        from training.retrain import RetrainOptions, run_retrain
+
+        options = RetrainOptions(
+            config=config,
+            labels=labels,
+            out=out,
+            evidence=evidence or default_evidence(out),
+            work=work or Path("runs") / f"retrain-{out.name}",
+            cache=cache,
+            created=datetime.now(UTC).date().isoformat(),
+            version=version,
+            keep_refused=keep_refused,
+            seed=seed,
+            threads=threads,
+        )
+        outcome = run_retrain(
+            options, Place(pick_device(device)), lambda folder: open_trackers(folder, use_mlflow=use_mlflow)
+        )
+        _show_refit(outcome.refitted, written=outcome.written, out=out, evidence=options.evidence)
+    if not outcome.refitted.verdict.accepted:
+        raise typer.Exit(REFUSED)
+
+
+def _show_refit(done: Refitted, *, written: bool, out: Path, evidence: Path) -> None:
     table = Table(
         "cells of", "cells", "balanced accuracy", "named", "wrong among them", "in domain", title="before / after"
     )
@@ -248,9 +290,9 @@ def _show_refit(outcome: RefitOutcome, options: RefitOptions) -> None:
         shown = [" / ".join("-" if v is None else f"{v:.3f}" for v in pair) for pair in pairs]
         table.add_row(name, str(after.cells), *shown)
     console.print(table)
-    console.print(f"evidence: {options.evidence}", soft_wrap=True)
-    if outcome.written:
-        console.print(f"{options.out}: {done.bundle.digest}", soft_wrap=True)
+    console.print(f"evidence: {evidence}", soft_wrap=True)
+    if written:
+        console.print(f"{out}: {done.bundle.digest}", soft_wrap=True)
     if not done.verdict.accepted:
         _say("refused", "the candidate is worse than the current model")
         for reason in done.verdict.reasons:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from training.augment_cells import CellAugmenter
 from training.checkpoint import load_checkpoint
 from training.config import EmbedderConfig, EmbedderNet
 from training.data.cells import CellBatch, CellLoader, finder_of_checkpoint, plain_crops
-from training.data.white_cells import HOME, CellExample, annotated_cells, generated_cells, window_spec
+from training.data.white_cells import HOME, CellExample, CellFinder, annotated_cells, generated_cells, window_spec
 from training.distributed import Place
 from training.errors import CheckpointError
 from training.metrics import balanced_accuracy
@@ -44,16 +44,41 @@ def load_embedder(checkpoint: Path) -> tuple[CellEmbedder, EmbedderConfig]:
 
 
 class EmbedderTask:
-    """Builds, feeds and measures the embedder."""
+    """Builds, feeds and measures the embedder.
 
-    def __init__(self, config: EmbedderConfig, place: Place, cache: Path) -> None:
+    Args:
+        config: of the run.
+        place: this process among its fellows.
+        cache: folder for rendered generated fields.
+        finder: finds the cells of single-cell pictures; by default with the configuration's detector.
+        site: labelled cells of a site, mixed in.
+        site_ratio: share of the site's cells in an epoch.
+    """
+
+    def __init__(
+        self,
+        config: EmbedderConfig,
+        place: Place,
+        cache: Path,
+        *,
+        finder: CellFinder | None = None,
+        site: Sequence[CellExample] = (),
+        site_ratio: float = 0.0,
+    ) -> None:
         self._config = config
         data, spec = config.data, window_spec(config.data)
-        finder = finder_of_checkpoint(data.detector, spec)
-        cells = annotated_cells(data, "train", finder) + generated_cells(data.generated, spec, cache)
+        finder = finder or finder_of_checkpoint(data.detector, spec)
+        cells = [*annotated_cells(data, "train", finder), *generated_cells(data.generated, spec, cache), *site]
         augmenter = CellAugmenter(config.augment, data.input_px)
         self._loader = CellLoader(
-            cells, data, augmenter, batch=config.optimiser.batch, seed=config.seed, rank=place.rank, world=place.world
+            cells,
+            data,
+            augmenter,
+            batch=config.optimiser.batch,
+            seed=config.seed,
+            rank=place.rank,
+            world=place.world,
+            site_ratio=site_ratio,
         )
         self._val: list[CellExample] = []
         if place.leads:

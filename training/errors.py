@@ -8,7 +8,8 @@ TrainingError
 |- ParityError          the export: it does not say what the torch model says
 |- BaseSetError         the base set: take the one that shipped, or make one with `ahs-train base-set`
 |- LabelsError          the labels: export them again
-`- RefitError           the refit: it does not pass its own self-test
+|- RefitError           the refit: it does not pass its own self-test
+`- RetrainError         a step of the retraining; the message names it, the same command goes on there
 """
 
 from __future__ import annotations
@@ -48,3 +49,7 @@ class LabelsError(TrainingError):
 
 class RefitError(TrainingError):
     """The refitted bundle cannot be written or does not pass its own self-test."""
+
+
+class RetrainError(TrainingError):
+    """A step of a retraining failed, or its work folder belongs to other inputs."""

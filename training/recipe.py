@@ -65,6 +65,8 @@ class BundleRecipe(Part):
     evaluation_fields: int = Field(60, ge=1)
     frozen_seed: int = Field(940_000, ge=0, description="generated fields of the frozen set; used for nothing else")
     frozen_fields: int = Field(60, ge=1)
+    cells: str | None = Field("wbc_pbc", description="typed single cells of the base set; null: generated ones only")
+    outsiders: str | None = Field("wbc_ood_dev", description="cells that are none of the types; null: none")
 
 
 def load_recipe(path: Path) -> BundleRecipe:

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,63 +18,30 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from models.bundle import Bundle, write_bundle
 from models.bundle.manifest import (
     CARD_NAME,
+    EMBEDDER_NAME,
     GOLDEN_NAME,
     HEAD_NAME,
-    CellClass,
     DataSource,
+    EmbedderSpec,
     HeadSpec,
     Provenance,
-    WhiteCellType,
 )
-from models.runtime import Pipeline, SelfTestReport, read_image, run_self_test
-from models.runtime.golden import retyped_golden
+from models.runtime import Pipeline, SelfTestReport, run_self_test
+from models.runtime.golden import Embed, retyped_golden
 from models.runtime.head import load_head
-from models.runtime.matching import iou_matrix
-from models.runtime.results import FieldAnalysis, FloatArray
 from training.base_set import BaseSet, FrozenSet
-from training.config import Part
-from training.errors import LabelsError, RefitError
+from training.errors import RefitError
 from training.gate import Figures, GateRules, JudgedCells, Verdict, figures_of, judge
 from training.head import FittedHead, HeadOptions, LabelledEmbeddings, fit_head
-from training.label_folder import LabelFolder, LabelledImage
+from training.label_folder import LabelFolder
 from training.refit_card import write_refit_card
+from training.site_cells import RefitSettings, SiteCells, embed_labels
 
-SITE = 2
-"""Origin of labelled cells, beside home (0) and the generator (1)."""
-ALIGNED_IOU = 0.5
-"""A label takes the box of the device's own detection that overlaps it at least so much."""
 LABELS_SOURCE = "labels of "
-
-
-class RefitSettings(Part):
-    """`training/configs/refit.yaml`."""
-
-    site_weight: float = Field(gt=0, le=1000, description="base cells that one labelled cell counts as, in its type")
-    site_share: float = Field(gt=0, lt=1, description="largest share of a type's weight that the site may have")
-    held_out_ratio: float = Field(ge=0, le=0.9, description="share of the labelled pictures held out")
-    least_held_out: int = Field(ge=1, description="labels needed before any is held out")
-    least_for_mean: int = Field(ge=1, description="cells of a type that give the site a mean of its own")
-    least_for_threshold: int = Field(ge=1, description="held-out cells that move the domain's threshold")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SiteCells:
-    """A site's labelled cells as the embedder sees them.
-
-    Attributes:
-        learned: cells that the head learns from.
-        held_out: cells of other pictures; may be empty.
-        by_type: labels of each type, both parts together.
-    """
-
-    learned: LabelledEmbeddings
-    held_out: LabelledEmbeddings
-    by_type: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,63 +64,6 @@ class Refitted:
 
 
 HELD_OUT_SLICE, LEARNED_SLICE = "labels, held out", "labels, learned from"
-
-
-def embed_labels(pipeline: Pipeline, folder: LabelFolder, settings: RefitSettings, *, seed: int) -> SiteCells:
-    """Embed every labelled cell as the device would.
-
-    The cell is cut with the box of the device's own detection where there is one at the label's place, so that the
-    head learns what the device will show it; a missed cell is cut with the label's box.
-
-    Raises:
-        LabelsError: not one cell to learn from.
-        ImageError: a picture that cannot be decoded.
-    """
-    rows: list[FloatArray] = []
-    labels: list[int] = []
-    pictures: list[int] = []
-    for number, image in enumerate(folder.images):
-        rows.append(_embedded(pipeline, image))
-        labels += [cell.label for cell in image.cells]
-        pictures += [number] * len(image.cells)
-    if not labels:
-        left = ", ".join(f"{count} {reason}" for reason, count in folder.left_out.items()) or "none at all"
-        raise LabelsError(f"there is no label of one of the five types to learn from ({left} left out)")
-    cells = LabelledEmbeddings(np.concatenate(rows), np.array(labels, np.int64), np.full(len(labels), SITE, np.int64))
-    held_out = held_out_pictures(np.array(pictures), settings, seed=seed)
-    names = [str(kind) for kind in WhiteCellType]
-    return SiteCells(cells.where(~held_out), cells.where(held_out), Counter(names[label] for label in labels))
-
-
-def _embedded(pipeline: Pipeline, image: LabelledImage) -> FloatArray:
-    picture = read_image(image.path)
-    analysis = pipeline.analyse(picture)
-    diameter = analysis.rbc_diameter_px if analysis.rbc_diameter_px is not None else image.rbc_diameter_px
-    boxes = np.array([_aligned(cell.box, analysis) for cell in image.cells], np.float32)
-    return pipeline.embed(picture, boxes, diameter)
-
-
-def _aligned(box: tuple[float, float, float, float], analysis: FieldAnalysis) -> tuple[float, float, float, float]:
-    own = [d.box for d in analysis.counted(CellClass.WBC)]
-    overlap = iou_matrix([box], own)[0]
-    best = int(overlap.argmax()) if own else -1
-    return own[best] if best >= 0 and overlap[best] >= ALIGNED_IOU else box
-
-
-def held_out_pictures(pictures: NDArray[np.int64], settings: RefitSettings, *, seed: int) -> NDArray[np.bool_]:
-    """(N,) whether a cell is held out: whole pictures, by chance from the seed; none with too few labels.
-
-    Args:
-        pictures: (N,) number of each cell's picture.
-        settings: shares and least numbers.
-        seed: the same seed and labels hold the same pictures out.
-    """
-    numbers = np.unique(pictures)
-    wanted = round(len(numbers) * settings.held_out_ratio)
-    if len(pictures) < settings.least_held_out or wanted < 1 or wanted >= len(numbers):
-        return np.zeros(len(pictures), bool)
-    chosen = np.random.default_rng(seed).choice(numbers, wanted, replace=False)
-    return np.asarray(np.isin(pictures, chosen), np.bool_)
 
 
 def site_weights(base: LabelledEmbeddings, site: LabelledEmbeddings, settings: RefitSettings) -> NDArray[np.float64]:
@@ -229,42 +138,126 @@ def refit(
         LabelsError, DataError: nothing to learn from.
         RefitError: a version that is not above the current one, or a candidate that fails its own self-test.
     """
-    chosen = version or next_version(current.manifest.version)
-    if not re.fullmatch(r"\d+\.\d+\.\d+", chosen) or _order(chosen) <= _order(current.manifest.version):
-        raise RefitError(f"version {chosen} is not above {current.manifest.version}; give a higher one, such as 1.2.3")
+    chosen = checked_version(current, version)
     site = embed_labels(Pipeline(current, threads=threads), folder, settings, seed=seed)
     fitted = refitted_head(base, site, settings)
-    spec = HeadSpec(accept_probability=fitted.accept_probability, coverage=fitted.coverage)
-    frozen = frozen_slices(base.frozen)
-    labelled = {
-        name: JudgedCells(cells.embeddings, cells.labels)
-        for name, cells in ((HELD_OUT_SLICE, site.held_out), (LEARNED_SLICE, site.learned))
-    }
-    champion = figures_of_bundle(current, {**frozen, **labelled})
-    candidate = {
-        name: figures_of(fitted.head, spec, cells)
-        for name, cells in {**frozen, **labelled}.items()
-        if len(cells.labels)
-    }
-    held = (champion[HELD_OUT_SLICE], candidate[HELD_OUT_SLICE]) if HELD_OUT_SLICE in champion else None
-    verdict = judge(
-        {name: champion[name] for name in frozen}, {name: candidate[name] for name in frozen}, rules, site=held
+    return conclude(
+        current,
+        Judged(base.frozen, site),
+        Judged(base.frozen, site),
+        fitted,
+        folder,
+        target,
+        rules=rules,
+        created=created,
+        version=chosen,
+        threads=threads,
     )
-    fields = _manifest_fields(current, spec, folder, candidate, version=chosen, created=created)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """The cells that a model is judged on, as its embedder sees them."""
+
+    frozen: FrozenSet
+    site: SiteCells
+
+    def slices(self) -> dict[str, JudgedCells]:
+        """By name; a slice without cells is left out."""
+        labels = {HELD_OUT_SLICE: self.site.held_out, LEARNED_SLICE: self.site.learned}
+        found = {name: JudgedCells(cells.embeddings, cells.labels) for name, cells in labels.items()}
+        return {name: cells for name, cells in {**frozen_slices(self.frozen), **found}.items() if len(cells.labels)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewEmbedder:
+    """An embedder that takes the place of the current one.
+
+    Attributes:
+        data: the ONNX file.
+        spec: its input and output.
+        embed: its reference in fp32, for the golden inputs.
+        recipe: name of the configuration that it was trained with.
+    """
+
+    data: bytes
+    spec: EmbedderSpec
+    embed: Embed
+    recipe: str
+
+
+def conclude(
+    current: Bundle,
+    before: Judged,
+    after: Judged,
+    fitted: FittedHead,
+    folder: LabelFolder,
+    target: Path,
+    *,
+    rules: GateRules,
+    created: str,
+    version: str,
+    threads: int,
+    embedder: NewEmbedder | None = None,
+) -> Refitted:
+    """Judge a fitted head, write the candidate and let it prove itself.
+
+    Args:
+        current: bundle that it came from.
+        before, after: the same cells, as the current and as the new embedder sees them.
+        fitted: the new head.
+        folder: labels that it learned from.
+        target: folder of the new bundle.
+        rules: what the gate tolerates.
+        created, version: of the new bundle.
+        threads: of ONNX Runtime.
+        embedder: a new one; None keeps the current one.
+
+    Raises:
+        RefitError: the candidate fails its own self-test.
+    """
+    spec = HeadSpec(accept_probability=fitted.accept_probability, coverage=fitted.coverage)
+    champion = figures_of_bundle(current, before.slices())
+    candidate = {name: figures_of(fitted.head, spec, cells) for name, cells in after.slices().items()}
+    frozen = [{k: v for k, v in side.items() if not k.startswith("labels, ")} for side in (champion, candidate)]
+    held = (champion[HELD_OUT_SLICE], candidate[HELD_OUT_SLICE]) if HELD_OUT_SLICE in champion else None
+    verdict = judge(frozen[0], frozen[1], rules, site=held)
+    card = write_refit_card(
+        current,
+        folder,
+        after.site.by_type,
+        champion,
+        candidate,
+        version=version,
+        created=created,
+        retrained=None if embedder is None else embedder.recipe,
+    )
     files = {
         **current.files,
         HEAD_NAME: fitted.head.to_bytes(),
-        GOLDEN_NAME: retyped_golden(current.files, fitted.head, spec),
-        CARD_NAME: write_refit_card(
-            current, folder, site.by_type, champion, candidate, version=chosen, created=created
-        ),
+        GOLDEN_NAME: retyped_golden(current.files, fitted.head, spec, embed=embedder.embed if embedder else None),
+        CARD_NAME: card,
+        **({EMBEDDER_NAME: embedder.data} if embedder else {}),
     }
+    fields = _manifest_fields(current, spec, folder, candidate, version=version, created=created, embedder=embedder)
     bundle = write_bundle(target, fields, files)
     proof = run_self_test(Pipeline(bundle, threads=threads))
     if not proof.passed:
         said = "; ".join(f"{c.name} {c.figure} (limit {c.limit}) {c.detail}" for c in proof.failures)
-        raise RefitError(f"the refitted bundle fails its own self-test: {said}")
+        raise RefitError(f"the new bundle fails its own self-test: {said}")
     return Refitted(bundle, proof, verdict, champion, candidate)
+
+
+def checked_version(current: Bundle, wanted: str | None) -> str:
+    """The version of the new bundle.
+
+    Raises:
+        RefitError: not of the form 1.2.3, or not above the current one.
+    """
+    chosen = wanted or next_version(current.manifest.version)
+    if not re.fullmatch(r"\d+\.\d+\.\d+", chosen) or _order(chosen) <= _order(current.manifest.version):
+        raise RefitError(f"version {chosen} is not above {current.manifest.version}; give a higher one, such as 1.2.3")
+    return chosen
 
 
 def _order(version: str) -> tuple[int, ...]:
@@ -279,8 +272,9 @@ def _manifest_fields(
     *,
     version: str,
     created: str,
+    embedder: NewEmbedder | None,
 ) -> dict[str, Any]:
-    """The current bundle's fields with another head and what it learned from."""
+    """The current bundle's fields with another head, perhaps another embedder, and what they learned from."""
     before = current.manifest.provenance
     source = DataSource(
         name=f"{LABELS_SOURCE}{', '.join(folder.sites) or 'a site'}",
@@ -291,7 +285,7 @@ def _manifest_fields(
     kept = tuple(s for s in before.trained_on if not s.name.startswith(LABELS_SOURCE))
     provenance = Provenance(
         trained_on=(*kept, source),
-        recipe=f"{before.recipe.removesuffix(REFITTED)}{REFITTED}",
+        recipe=f"{before.recipe.removesuffix(REFITTED)}{REFITTED}" if embedder is None else embedder.recipe,
         seed=before.seed,
         metrics={
             **{name: value for name, value in before.metrics.items() if not name.startswith(OF_THE_HEAD)},
@@ -304,6 +298,7 @@ def _manifest_fields(
         **fields,
         "version": version,
         "created": created,
+        "embedder": (embedder.spec if embedder else current.manifest.embedder).model_dump(mode="json"),
         "head": spec.model_dump(mode="json"),
         "provenance": provenance.model_dump(mode="json"),
     }

@@ -25,6 +25,7 @@ def write_refit_card(
     *,
     version: str,
     created: str,
+    retrained: str | None = None,
 ) -> bytes:
     """The card as UTF-8 Markdown.
 
@@ -34,6 +35,7 @@ def write_refit_card(
         by_type: labels of each type.
         champion, candidate: slice -> figures of both heads.
         version, created: of the new bundle.
+        retrained: recipe of a new embedder; None where the embedder is the current one.
     """
     name = current.manifest.name
     card = _SECTION.sub("", current.files[CARD_NAME].decode("utf-8", errors="replace"))
@@ -42,10 +44,13 @@ def write_refit_card(
     sites = ", ".join(folder.sites) or "one site"
     labels = ", ".join(f"{count} {kind}" for kind, count in sorted(by_type.items()))
     left = ", ".join(f"{count} {reason}" for reason, count in sorted(folder.left_out.items())) or "none"
+    kept, new = "Detector and embedder are those", "The head was fitted again"
+    if retrained is not None:
+        kept, new = "The detector is that", f"The embedder ({retrained}) and the head are new, trained"
     own = (
         f"{TITLE}\n\n"
-        f"Detector and embedder are those of `{name}` {current.manifest.version} ({current.digest}),\n"
-        f"byte for byte. The head was fitted again with labels of {sites}: {labels}, in\n"
+        f"{kept} of `{name}` {current.manifest.version} ({current.digest}),\n"
+        f"byte for byte. {new} with labels of {sites}: {labels}, in\n"
         f"{len(folder.images)} pictures. Left out: {left}.\n"
         f"The figures under *White cells* below are those of the bundle that it was refitted from.\n\n"
         f"{_figures(champion, candidate)}\n\n"

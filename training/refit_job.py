@@ -19,8 +19,9 @@ from training.errors import RefitError
 from training.evidence import evidence_document, write_evidence
 from training.gate import Figures, GateRules
 from training.label_folder import LabelFolder, read_labels
-from training.refit import RefitSettings, Refitted, refit
+from training.refit import Refitted, refit
 from training.settings import CONFIGS, load_settings
+from training.site_cells import RefitSettings
 from training.tracking import Trackers
 
 GATE_CONFIG = CONFIGS / "gate.yaml"
@@ -124,7 +125,7 @@ def run_refit(options: RefitOptions, tracker: Trackers | None = None) -> RefitOu
         },
     )
     if tracker is not None:
-        _record(tracker, document, done)
+        record_refit(tracker, document, done)
     write_evidence(options.evidence, document)
     written = done.verdict.accepted or options.keep_refused
     if written:
@@ -156,9 +157,12 @@ def place_bundle(bundle: Bundle, target: Path) -> Bundle:
     return placed
 
 
-def _record(tracker: Trackers, document: dict[str, Any], done: Refitted) -> None:
+def record_refit(tracker: Trackers, document: dict[str, Any], done: Refitted) -> None:
+    """Give the trackers what the evidence says."""
     parameters = {key: document[key] for key in ("command", "candidate", "champion", "frozen_set", "seed", "accepted")}
-    tracker.start("refit", {**parameters, **document["settings"], "labels": document["labels"]["sha256"]})
+    tracker.start(
+        str(document["command"]), {**parameters, **document["settings"], "labels": document["labels"]["sha256"]}
+    )
     figures = {"accepted": float(done.verdict.accepted)}
     for side, said in (("champion", done.champion), ("candidate", done.candidate)):
         for name, slice_figures in said.items():

@@ -7,7 +7,7 @@ reference), and what the generator knows to be there (the truth); `golden/*.png`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from models.bundle.manifest import GOLDEN_NAME, CellClass, HeadSpec, Ratio, Strict
 from models.runtime.errors import GoldenError, InferenceError
 from models.runtime.head import Head
-from models.runtime.imaging import encode_png
+from models.runtime.imaging import decode_image, encode_png
 from models.runtime.matching import match_detections
-from models.runtime.results import Detection, FieldAnalysis, ImageRGB
+from models.runtime.results import CellType, Detection, FieldAnalysis, FloatArray, ImageRGB
 
 GOLDEN_SCHEMA: Literal["ahs.golden/1"] = "ahs.golden/1"
 MIN_VISIBLE_RATIO = 0.5
@@ -180,8 +180,12 @@ def read_golden(files: Mapping[str, bytes]) -> GoldenSet:
     return golden
 
 
-def retyped_golden(files: Mapping[str, bytes], head: Head, spec: HeadSpec) -> bytes:
-    """`golden/expected.json` for another head on the same networks.
+Embed = Callable[[ImageRGB, FloatArray, float | None], FloatArray]
+"""Picture, boxes (N, 4) and red-cell diameter -> embeddings (N, D), as `Pipeline.embed`."""
+
+
+def retyped_golden(files: Mapping[str, bytes], head: Head, spec: HeadSpec, *, embed: Embed | None = None) -> bytes:
+    """`golden/expected.json` for another head on the same detector.
 
     The reference's embeddings stay as they are, torch's in fp32; the types are what the new head makes of them. The
     truth and the limits do not move, so a head with permuted classes still fails `types_match_truth`.
@@ -190,25 +194,45 @@ def retyped_golden(files: Mapping[str, bytes], head: Head, spec: HeadSpec) -> by
         files: of a bundle with golden inputs.
         head: the new head.
         spec: names of its classes.
+        embed: makes the reference's embeddings anew, for another embedder; in fp32.
 
     Raises:
         GoldenError: no golden inputs, or embeddings of another width than the head reads.
     """
     golden = read_golden(files)
 
-    def typed(detection: GoldenDetection) -> GoldenDetection:
-        if detection.white_cell is None:
-            return detection
-        try:
-            said = head.read_types(np.array([detection.white_cell.embedding], np.float32), spec)[0]
-        except InferenceError as exc:
-            raise GoldenError(f"the golden embeddings do not fit the new head: {exc}") from exc
-        probabilities = {name: round(p, 5) for name, p in said.probabilities.items()}
-        white = detection.white_cell.model_copy(update={"probabilities": probabilities})
-        return detection.model_copy(update={"white_cell": white})
+    fields = []
+    for field in golden.fields:
+        places = [place for place, d in enumerate(field.detections) if d.white_cell is not None]
+        detections = list(field.detections)
+        if places:
+            rows = _reference_rows(files, field, places, embed)
+            try:
+                said = head.read_types(rows, spec, keep_embeddings=True)
+            except InferenceError as exc:
+                raise GoldenError(f"the golden embeddings do not fit the new head: {exc}") from exc
+            for place, cell_type in zip(places, said, strict=True):
+                detections[place] = detections[place].model_copy(update={"white_cell": _white_cell(cell_type)})
+        fields.append(field.model_copy(update={"detections": tuple(detections)}))
+    return _expected(golden.model_copy(update={"fields": tuple(fields)}))
 
-    fields = tuple(f.model_copy(update={"detections": tuple(typed(d) for d in f.detections)}) for f in golden.fields)
-    return _expected(golden.model_copy(update={"fields": fields}))
+
+def _reference_rows(
+    files: Mapping[str, bytes], field: GoldenField, places: Sequence[int], embed: Embed | None
+) -> FloatArray:
+    chosen = [field.detections[place] for place in places]
+    if embed is None:
+        return np.array([d.white_cell.embedding for d in chosen if d.white_cell is not None], np.float32)
+    boxes = np.array([d.box for d in chosen], np.float32)
+    return embed(decode_image(files[field.file]), boxes, field.rbc_diameter_px)
+
+
+def _white_cell(cell_type: CellType) -> GoldenWhiteCell:
+    assert cell_type.embedding is not None
+    return GoldenWhiteCell(
+        probabilities={name: round(p, 5) for name, p in cell_type.probabilities.items()},
+        embedding=tuple(round(float(v), 5) for v in cell_type.embedding),
+    )
 
 
 def _expected(golden: GoldenSet) -> bytes:
@@ -266,10 +290,7 @@ def _detection(file: str, found: Detection) -> GoldenDetection:
     if found.cell_type is not None:
         if found.cell_type.embedding is None:
             raise GoldenError(f"{file}: make the reference with Pipeline(..., keep_embeddings=True)")
-        white = GoldenWhiteCell(
-            probabilities={name: round(p, 5) for name, p in found.cell_type.probabilities.items()},
-            embedding=tuple(round(float(v), 5) for v in found.cell_type.embedding),
-        )
+        white = _white_cell(found.cell_type)
     return GoldenDetection(box=_box(found.box), cls=found.cls, score=round(found.score, 5), white_cell=white)
 
 

@@ -73,7 +73,7 @@ HELP = (
 from typer.testing import CliRunner
 from training.cli import app
 
-for words in ([], ["refit"], ["base-set"]):
+for words in ([], ["refit"], ["base-set"], ["retrain"]):
     said = CliRunner().invoke(app, [*words, "--help"])
     assert said.exit_code == 0, said.output
 said = CliRunner().invoke(app, ["train", "--config", "training/configs/smoke.yaml"])

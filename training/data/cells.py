@@ -17,7 +17,7 @@ from models.runtime.results import ImageRGB
 from training.augment_cells import CellAugmenter
 from training.config import CellData, DetectorNet
 from training.data.fields import Prefetch, sample_seed
-from training.data.white_cells import GENERATED, HOME, CellExample, CellFinder
+from training.data.white_cells import GENERATED, HOME, SITE, CellExample, CellFinder
 from training.detector_task import TorchNetwork, detector_spec, load_detector
 
 
@@ -59,11 +59,12 @@ class CellLoader:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        site_ratio: float = 0.0,
     ) -> None:
         self._cells, self._augmenter, self._batch, self._seed = cells, augmenter, batch, seed
         self._rank, self._world = rank, world
         self._size = max(1, data.epoch_size // (batch * world)) * batch * world
-        self._chances = _balanced(cells, data.generated_ratio)
+        self._chances = balanced_chances(cells, data.generated_ratio, site_ratio)
 
     def __len__(self) -> int:
         return self._size // (self._batch * self._world)
@@ -88,10 +89,16 @@ class CellLoader:
         return self._augmenter(cell.image, cell.box, cell.window_px, seed=sample_seed(self._seed, epoch, number))
 
 
-def _balanced(cells: list[CellExample], generated_ratio: float) -> NDArray[np.float64]:
-    """Chance of each cell: origins by the ratio, types alike within an origin."""
+def balanced_chances(cells: list[CellExample], generated_ratio: float, site_ratio: float = 0.0) -> NDArray[np.float64]:
+    """(N,) chance of each cell: origins by the ratios, types alike within an origin.
+
+    The site takes its share first, the generator its ratio of what is left; an origin without cells leaves its share to
+    the others.
+    """
     counts = Counter((c.origin, c.label) for c in cells)
-    origins = {c.origin for c in cells}
-    share = {HOME: 1 - generated_ratio, GENERATED: generated_ratio} if len(origins) > 1 else dict.fromkeys(origins, 1.0)
+    rest = 1 - site_ratio
+    share = {HOME: rest * (1 - generated_ratio), GENERATED: rest * generated_ratio, SITE: site_ratio}
+    if len({c.origin for c in cells}) == 1:
+        share = dict.fromkeys(share, 1.0)
     chances = np.array([share[c.origin] / counts[(c.origin, c.label)] for c in cells])
     return np.asarray(chances / chances.sum(), np.float64)

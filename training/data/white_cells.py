@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 MIN_RED_CELLS = 3
 """Red cells needed to trust their median diameter."""
 TYPE_INDEX: dict[str, int] = {kind.value: index for index, kind in enumerate(WhiteCellType)}
-HOME, GENERATED = 0, 1
-"""Origin of a cell: annotated pictures, or the generator."""
+HOME, GENERATED, SITE = 0, 1, 2
+"""Origin of a cell: annotated pictures, the generator, or a site's labels."""
 CENTRE_BOX_RATIO = 0.42
 """Side of the box put into the middle of a single-cell picture when no detector is given or finds no white cell."""
 
@@ -40,7 +40,7 @@ class CellExample:
         box: x1 y1 x2 y2, pixels of the field.
         window_px: side of the crop window.
         label: index into `WhiteCellType`.
-        origin: `HOME` or `GENERATED`.
+        origin: `HOME`, `GENERATED` or `SITE`.
         name: file or seed it comes from.
         seen_by_detector: set of the detector's own data that holds the picture, "" for none.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,15 +13,10 @@ from models.zoo import shipped
 from training.base_set import find_base_set, read_base_set
 from training.gate import figures_of
 from training.head import LabelledEmbeddings, fit_head
-from training.refit import (
-    RefitSettings,
-    figures_of_bundle,
-    frozen_slices,
-    held_out_pictures,
-    next_version,
-    site_weights,
-)
+from training.label_folder import LabelFolder, LabelledCell, LabelledImage
+from training.refit import figures_of_bundle, frozen_slices, next_version, site_weights
 from training.settings import CONFIGS, load_settings
+from training.site_cells import RefitSettings, held_out_images
 
 SETTINGS = load_settings(CONFIGS / "refit.yaml", RefitSettings)
 
@@ -28,12 +25,19 @@ def test_the_next_version_counts_the_last_number() -> None:
     assert next_version("1.0.9") == "1.0.10"
 
 
-def test_whole_pictures_are_held_out_and_none_with_few_labels() -> None:
-    pictures = np.repeat(np.arange(20), 3)
-    held_out = held_out_pictures(pictures, SETTINGS, seed=1)
-    assert 0.2 < held_out.mean() < 0.4
-    assert all(len(set(held_out[pictures == number].tolist())) == 1 for number in range(20))
-    assert not held_out_pictures(pictures[: SETTINGS.least_held_out - 1], SETTINGS, seed=1).any()
+def folder_of(pictures: int) -> LabelFolder:
+    """Three labels a picture."""
+    cells = tuple(LabelledCell((0.0, 0.0, 9.0, 9.0), label) for label in range(3))
+    images = tuple(LabelledImage(Path("x"), str(n), None, cells) for n in range(pictures))
+    return LabelFolder(images, {}, (), "0")
+
+
+def test_a_share_of_the_pictures_is_held_out_and_none_with_few_labels() -> None:
+    many = folder_of(20)
+    assert len(held_out_images(many, SETTINGS, seed=1)) == 6
+    assert held_out_images(many, SETTINGS, seed=1) == held_out_images(many, SETTINGS, seed=1)
+    assert held_out_images(many, SETTINGS, seed=1) != held_out_images(many, SETTINGS, seed=2)
+    assert not held_out_images(folder_of(SETTINGS.least_held_out // 3), SETTINGS, seed=1)
 
 
 def test_ten_thousand_labels_cannot_outvote_the_base_set() -> None:

@@ -12,11 +12,12 @@ from training.data.places import data_root
 from training.errors import ConfigError, DataError
 from training.gate import GateRules
 from training.recipe import load_recipe
-from training.refit import RefitSettings
+from training.retrain_settings import RetrainSettings
 from training.settings import load_settings
+from training.site_cells import RefitSettings
 
 CONFIGS = Path("training/configs")
-SETTINGS: dict[str, type[BaseModel]] = {"gate": GateRules, "refit": RefitSettings}
+SETTINGS: dict[str, type[BaseModel]] = {"gate": GateRules, "refit": RefitSettings, "retrain": RetrainSettings}
 
 
 def written(folder: Path, text: str) -> Path:
