@@ -14,6 +14,7 @@ import pytest
 from models.bundle import Bundle, read_bundle
 from models.bundle.manifest import EMBEDDER_NAME
 from models.zoo import shipped
+from training.base_cells import FrozenCell, same_frozen_cells
 from training.base_set import (
     FROZEN_NAME,
     MANIFEST_NAME,
@@ -23,6 +24,7 @@ from training.base_set import (
     read_base_set,
     write_base_set,
 )
+from training.data.white_cells import CellExample
 from training.errors import BaseSetError
 from training.recipe import load_recipe
 
@@ -131,3 +133,23 @@ def test_what_is_written_is_what_is_read(base: BaseSet, bundle: Bundle, tmp_path
     again = read_base_set(tmp_path / "again", bundle)
     assert np.array_equal(again.train.embeddings, base.train.embeddings)
     assert again.frozen.names.tolist() == base.frozen.names.tolist()
+
+
+def test_a_frozen_cell_of_another_picture_is_named(base: BaseSet) -> None:
+    chosen = base.frozen.slices == "home"
+    frozen = dataclasses.replace(
+        base.frozen, **{k: getattr(base.frozen, k)[chosen][:2] for k in ("labels", "slices", "names", "pictures")}
+    )
+    cells = [
+        FrozenCell(
+            CellExample(np.zeros((9, 9, 3), np.uint8), (0, 0, 9, 9), 9.0, int(label), 0, str(name)),
+            "home",
+            str(picture),
+        )
+        for label, name, picture in zip(frozen.labels, frozen.names, frozen.pictures, strict=True)
+    ]
+    same_frozen_cells(frozen, cells)
+    with pytest.raises(BaseSetError, match="is not the picture that was locked"):
+        same_frozen_cells(frozen, [cells[0], dataclasses.replace(cells[1], picture="0" * 64)])
+    with pytest.raises(BaseSetError, match="1 frozen cells were found, the set holds 2"):
+        same_frozen_cells(frozen, cells[:1])

@@ -174,5 +174,5 @@ def test_a_frozen_picture_that_changed_stops_it(options: RetrainOptions, site: P
     settings = yaml.safe_load((site / "retrain.yaml").read_text(encoding="utf-8"))
     _write(tmp_path / "retrain.yaml", settings | {"recipe": str(tmp_path / "recipe.yaml")})
     own = dataclasses.replace(options, config=tmp_path / "retrain.yaml", work=tmp_path / "work", out=tmp_path / "new")
-    with pytest.raises(RetrainError, match=r"step check failed.*is not the picture that was locked"):
+    with pytest.raises(RetrainError, match=r"step check failed: .*frozen cells? "):
         run_retrain(own, PLACE, trackers)
