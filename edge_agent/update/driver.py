@@ -75,9 +75,11 @@ from fleet.contract.release import (
 )
 
 INBOX_EVENTS = 512
-"""Chunks above it are lost, counted, and asked for again."""
+INBOX_CHUNKS = 256
+"""Above it chunks find no room, so that trust, wishes and the link always do."""
 TICK_S = 0.2
 SAVE_RETRY_S = 2.0
+TRIAL_END_S = 2.0
 NOT_SAVED = "update_not_saved"
 NOT_OPENED = "model_not_opened"
 REFUSED = "update_refused"
@@ -193,10 +195,14 @@ class UpdateDriver:
         self._trusted = False
         self._trust_again: tuple[float, bytes] | None = None
         self._trial_stop: threading.Event | None = None
+        self._trial_thread: threading.Thread | None = None
         self._stop = threading.Event()
 
     def post(self, event: Inbound) -> None:
-        """Hands an event over, from any thread; one that finds no room is counted, and repeated by its sender."""
+        """Hands an event over, from any thread; a chunk that finds no room is counted, and asked for again."""
+        if isinstance(event, ChunkMessage) and self._inbox.qsize() >= INBOX_CHUNKS:
+            self._metrics.update_inbox_lost.inc()
+            return
         try:
             self._inbox.put_nowait(event)
         except queue.Full:
@@ -447,12 +453,17 @@ class UpdateDriver:
                 self.models.tried(model, result)
                 self._inbox.put(TrialEnded(model.key, result.code, result.text))
 
-        threading.Thread(target=work, name="trial", daemon=True).start()
+        self._trial_thread = threading.Thread(target=work, name="trial", daemon=True)
+        self._trial_thread.start()
 
     def _end_trial(self) -> None:
         if self._trial_stop is not None:
             self._trial_stop.set()
             self._trial_stop = None
+        if self._trial_thread is not None:
+            # It kills its child at once; an agent that ends must not leave one behind.
+            self._trial_thread.join(TRIAL_END_S)
+            self._trial_thread = None
 
     def _use(self, action: Use) -> Event:
         try:
