@@ -17,18 +17,14 @@ from edge_agent.live import Now
 from edge_agent.slides.differential import differential
 from edge_agent.triage.rules import decide
 from edge_agent.update.core import UpdateCore
-from edge_agent.update.driver import (
-    ChunkMessage,
-    DesiredMessage,
-    Outside,
-    TrustMessage,
-    UpdateDriver,
-)
+from edge_agent.update.driver import Outside, UpdateDriver
 from edge_agent.update.installing import Judge, ModelInUse
+from edge_agent.update.receiving import ChunkMessage, DesiredMessage, Receiver, TrustMessage
 from edge_agent.update.record import Model
 from edge_agent.update.start import UpdateStart, start
 from edge_agent.update.traffic import LinkChanged
 from edge_agent.update.trial import TrialResult, run_trial
+from edge_agent.update.warehouse import Warehouse
 from edge_agent.uplink.driver import Updates
 from edge_agent.uplink.traffic import ChunksMissing, ChunksWanted, Event, HandOn, ReportChanged, UpdateTopic
 from fleet.contract.cells import Decision
@@ -95,11 +91,16 @@ def compose_update(
     return UpdateDriver(
         UpdateCore(start.record, limits),
         limits,
-        device=settings.device.id,
+        receiver=Receiver(
+            settings.device.id,
+            trust=start.trust,
+            chunks=start.chunks,
+            clock=parts.clock,
+            metrics=parts.metrics,
+            retry_s=limits.space_retry_s,
+        ),
+        warehouse=Warehouse(start.chunks, start.slots, start.trust, parts.metrics),
         record_file=start.record_file,
-        chunks=start.chunks,
-        slots=start.slots,
-        trust=start.trust,
         trial=trial,
         models=ModelInUse(switch, start.slots, judge_of(settings), on_use),
         store=parts.store,

@@ -11,18 +11,17 @@ Obligations:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from edge_agent.moment import Moment
+from edge_agent.update.delivery import Delivery
+from edge_agent.update.offer import SignedList, judge_offer
 from edge_agent.update.record import (
     Hold,
     Key,
     Model,
     UpdateRecord,
-    barred_by,
     barring,
     confirmed_by_soak,
     lost,
@@ -69,10 +68,7 @@ from edge_agent.update.traffic import (
 from fleet.contract.base import ClockQuality
 from fleet.contract.messages import Activation, Desired, SoakFigures, UpdateState
 from fleet.contract.release import CODE_FAMILIES, CodeFamily, ReleaseTarget, UpdateCode
-from models.bundle.manifest import SCHEMA
 
-MAX_ASKED = 3000
-"""Chunks named in one question: keeps it below the largest message."""
 TRIAL_GRACE_S = 30.0
 
 
@@ -95,19 +91,11 @@ class UpdateCore:
     def __init__(self, record: UpdateRecord, settings: UpdateSettings) -> None:
         self.record = record
         self._settings = settings
-        self._releases: Mapping[Key, ReleaseTarget] | None = None
-        self._metadata = ""
-        self._expires: datetime | None = None
+        self._signed: SignedList | None = None
+        self._delivery = Delivery(settings)
         self._link = False
         self._reading = False
-        self._missing: set[str] | None = None
-        self._assembling = False
-        self._false = 0
         self._since_s = 0.0
-        self._spent_s = 0.0
-        self._progress_s = 0.0
-        self._need_s = 0.0
-        self._need_pause_s = settings.need_first_s
         self._space_s = 0.0
         self._retry_s: float | None = None
         self._trust_until_s: float | None = None
@@ -123,14 +111,15 @@ class UpdateCore:
     def progress(self) -> Progress | None:
         """Of the delivery under way; None when nothing is delivered or nothing is known yet."""
         release = self.record.candidate
-        if release is None or self._missing is None or self.record.state is UpdateState.UNCONFIRMED:
+        missing = self._delivery.missing
+        if release is None or missing is None or self.record.state is UpdateState.UNCONFIRMED:
             return None
-        return Progress(len({chunk.sha256 for chunk in release.chunks}), len(self._missing))
+        return Progress(len({chunk.sha256 for chunk in release.chunks}), len(missing))
 
     @property
     def chunks_wanted(self) -> frozenset[str]:
         """Chunks that are waited for."""
-        return frozenset(self._missing or ())
+        return frozenset(self._delivery.missing or ())
 
     def handle(self, event: Event, now: Moment) -> list[Action]:
         """Takes one event; the actions are to be carried out in order before the next event."""
@@ -190,7 +179,7 @@ class UpdateCore:
     def _enter(self, record: UpdateRecord, now: Moment) -> None:
         before = self.record
         if before.state is UpdateState.DOWNLOADING:
-            self._spent_s += now.monotonic_s - self._since_s
+            self._delivery.pause(now.monotonic_s)
         self._since_s = now.monotonic_s
         self._save(record)
         if before.state is UpdateState.TRIAL and record.state is not UpdateState.UNCONFIRMED:
@@ -203,7 +192,7 @@ class UpdateCore:
         """What the state asks for; repeated at a start."""
         record = self.record
         if record.state in RESTING:
-            self._missing, self._assembling, self._soak_s = None, False, None
+            self._delivery, self._soak_s = Delivery(self._settings), None
             passing = record.state is UpdateState.FAILED and self._passing(record.code)
             chunks = passing or record.state is UpdateState.SUPERSEDED
             self._out += [FollowChunks(False), Collect(record.kept, chunks)]
@@ -212,7 +201,8 @@ class UpdateCore:
         match record.state:
             case UpdateState.DOWNLOADING:
                 self._due_s = None
-                self._download(record.candidate, now)
+                self._delivery.go_on(now.monotonic_s)
+                self._out.append(Prepare(record.candidate))
             case UpdateState.VERIFIED:
                 self._out.append(Collect(record.kept, chunks=False))
                 self._maybe_activate(now)
@@ -272,14 +262,12 @@ class UpdateCore:
             self._consider(now)
 
     def _tick_downloading(self, now: Moment) -> None:
-        if self._missing is None or self._assembling:
+        if not self._delivery.waits:
             return
-        settings, now_s = self._settings, now.monotonic_s
-        if now_s - self._progress_s > settings.chunk_timeout_s:
-            self._fail(UpdateCode.SLOW, f"no chunk for {settings.chunk_timeout_s:.0f} s", now)
-        elif self._spent_s + now_s - self._since_s > settings.download_deadline_s:
-            self._fail(UpdateCode.SLOW, f"not here after {settings.download_deadline_s:.0f} s", now)
-        elif now_s >= self._need_s:
+        slow = self._delivery.too_slow(now.monotonic_s)
+        if slow:
+            self._fail(UpdateCode.SLOW, slow, now)
+        elif self._delivery.ask_due(now.monotonic_s):
             self._ask(now)
 
     def _tick_space(self, waited_s: float, now: Moment) -> None:
@@ -312,7 +300,7 @@ class UpdateCore:
         self._consider(now, fresh=True)
 
     def _trust(self, event: TrustTaken, now: Moment) -> None:
-        self._releases, self._metadata, self._expires = event.releases, event.metadata, event.expires
+        self._signed = SignedList(event.releases, event.metadata, event.expires)
         record = self.record
         candidate = record.candidate
         if record.state in (UpdateState.DOWNLOADING, UpdateState.WAITING, UpdateState.VERIFIED):
@@ -363,7 +351,7 @@ class UpdateCore:
         elif self._may_restore(now):
             self._enter(restored(self.record, at=now.utc), now)
         elif not self._is_previous(key) or wanted.activation is not Activation.ACTIVATE:
-            self._begin(key, now, fresh=fresh)
+            self._begin(key, now)
 
     def _retry_now(self, key: Key, *, fresh: bool) -> bool:
         """After a failure: the same release only when its pause is over, any other at once."""
@@ -390,30 +378,19 @@ class UpdateCore:
     def _is_previous(self, key: Key) -> bool:
         return self.record.previous is not None and key == self.record.previous.key
 
-    def _begin(self, key: Key, now: Moment, *, fresh: bool) -> None:
-        record = self.record
-        if key[1] < record.floor:
-            self._refuse_wish(key, UpdateCode.ROLLBACK, f"counter {key[1]} is below {record.floor}", now)
+    def _begin(self, key: Key, now: Moment) -> None:
+        offer = judge_offer(self.record, key, self._signed, now)
+        if isinstance(offer, ReleaseTarget):
+            self._trust_until_s = None
+            metadata = "" if self._signed is None else self._signed.metadata
+            self._move(UpdateTrigger.WANTED, now, candidate=offer, metadata=metadata, boots=0, soak=None)
             return
-        code = barred_by(record, key, metadata=self._metadata)
-        if code is not None:
-            self._out.append(Note(NoteCode.BARRED, f"release {key[1]}: {code.value}"))
-            self._refuse_wish(key, code, "this release has failed here before", now)
-            return
-        release = None if self._releases is None else self._releases.get(key)
-        if release is None or self._expired(now):
-            waiting = self._trust_until_s is not None and now.monotonic_s < self._trust_until_s
-            if self._link and not waiting:
-                said = "the signed list has expired" if release else "no signed list names this release"
-                self._refuse_wish(key, UpdateCode.STALE, said, now)
-            return
-        if release.bundle_schema != SCHEMA:
-            said = f"this program does not know bundles of {release.bundle_schema}"
-            self._refuse_wish(key, UpdateCode.INCOMPATIBLE, said, now)
-            return
-        self._trust_until_s = None
-        self._spent_s, self._false = 0.0, 0
-        self._move(UpdateTrigger.WANTED, now, candidate=release, metadata=self._metadata, boots=0, soak=None)
+        if offer.barred:
+            self._out.append(Note(NoteCode.BARRED, f"release {key[1]}: {offer.code.value}"))
+        # Offline, or just connected: the list may be on its way.
+        waiting = self._trust_until_s is not None and now.monotonic_s < self._trust_until_s
+        if not (offer.passing and (waiting or not self._link)):
+            self._refuse_wish(key, offer.code, offer.text, now)
 
     def _refuse_wish(self, key: Key, code: UpdateCode, text: str, now: Moment) -> None:
         record = self.record
@@ -422,9 +399,6 @@ class UpdateCore:
         if told and record.state in (UpdateState.REJECTED, UpdateState.FAILED, UpdateState.ROLLED_BACK):
             return
         self._move(UpdateTrigger.REFUSED, now, code=code, text=text, about=about)
-
-    def _expired(self, now: Moment) -> bool:
-        return self._expires is not None and now.quality is not ClockQuality.UNSYNCED and now.utc >= self._expires
 
     # --- outcomes ---------------------------------------------------------------------------------------------------
 
@@ -473,14 +447,8 @@ class UpdateCore:
         record = self.record
         if up and record.state is UpdateState.WAITING and record.hold is Hold.LINK:
             self._move(UpdateTrigger.RESUMED, now)
-        elif not up and record.state is UpdateState.DOWNLOADING and not self._assembling:
+        elif not up and record.state is UpdateState.DOWNLOADING and not self._delivery.assembling:
             self._move(UpdateTrigger.HELD, now, hold=Hold.LINK, text="no connection")
-
-    def _download(self, release: ReleaseTarget, now: Moment) -> None:
-        self._missing, self._assembling = None, False
-        self._progress_s = now.monotonic_s
-        self._need_pause_s = self._settings.need_first_s
-        self._out.append(Prepare(release))
 
     def _prepared(self, event: Prepared, now: Moment) -> None:
         record = self.record
@@ -492,10 +460,8 @@ class UpdateCore:
             return self._move(UpdateTrigger.RESUMED, now)
         if record.state is not UpdateState.DOWNLOADING:
             return self._late("chunks were looked for")
-        # Also in the middle of putting together: a chunk on the disk has turned out to be damaged.
-        self._missing, self._assembling = set(event.missing), False
-        self._progress_s = now.monotonic_s
-        if not self._missing:
+        self._delivery.known(event.missing, now.monotonic_s)
+        if not event.missing:
             self._whole(release)
         elif not self._link:
             self._move(UpdateTrigger.HELD, now, hold=Hold.LINK, text="no connection")
@@ -515,39 +481,31 @@ class UpdateCore:
 
     def _ask(self, now: Moment) -> None:
         assert self.record.candidate is not None
-        missing = sorted(self._missing or ())[:MAX_ASKED]
-        self._need_s = now.monotonic_s + self._need_pause_s
-        self._need_pause_s = min(self._need_pause_s * 2, self._settings.need_last_s)
-        self._out.append(Ask(Model.of(self.record.candidate), tuple(missing)))
+        self._out.append(Ask(Model.of(self.record.candidate), self._delivery.ask(now.monotonic_s)))
 
     def _chunk(self, sha256: str, now: Moment) -> None:
         release = self.record.candidate
-        if release is None or self._missing is None or sha256 not in self._missing:
+        if release is None or not self._delivery.arrived(sha256, now.monotonic_s):
             return
-        self._missing.discard(sha256)
-        self._progress_s = now.monotonic_s
-        # Chunks come: the question is repeated only when they stop coming.
-        self._need_pause_s = self._settings.need_first_s
-        self._need_s = now.monotonic_s + self._need_pause_s
-        if not self._missing and self.record.state is UpdateState.DOWNLOADING:
+        if not self._delivery.missing and self.record.state is UpdateState.DOWNLOADING:
             self._whole(release)
 
     def _whole(self, release: ReleaseTarget) -> None:
-        self._assembling = True
+        self._delivery.assembling = True
         self._out += [FollowChunks(False), Assemble(release)]
 
     def _chunk_false(self, sha256: str, now: Moment) -> None:
         self._out.append(Note(NoteCode.CHUNK_FALSE, sha256))
         if self.record.state is not UpdateState.DOWNLOADING:
             return
-        self._false += 1
-        if self._false >= self._settings.max_bad_chunks:
-            self._refuse(UpdateCode.HASH, f"{self._false} chunks were not what their names say", now)
+        false = self._delivery.false()
+        if false >= self._settings.max_bad_chunks:
+            self._refuse(UpdateCode.HASH, f"{false} chunks were not what their names say", now)
 
     def _assembled(self, event: Assembled | AssemblyFailed, now: Moment) -> None:
         if self.record.state is not UpdateState.DOWNLOADING or not self._is_candidate(event.key):
             return self._late("the release was put together")
-        self._assembling = False
+        self._delivery.assembling = False
         if isinstance(event, AssemblyFailed):
             return self._stop(event.code, event.text, now)
         return self._move(UpdateTrigger.DELIVERED, now)
@@ -564,13 +522,13 @@ class UpdateCore:
                 return False
             if wanted.not_after is not None and now.utc > wanted.not_after:
                 return False
-        return known or self._releases is not None
+        return known or self._signed is not None
 
     def _maybe_activate(self, now: Moment) -> None:
         if not self._may_activate(now):
             self._due_s = None
             return
-        if self._expired(now):
+        if self._signed is not None and self._signed.expired(now):
             self._refuse(UpdateCode.STALE, "the signed list has expired", now)
         elif self._must_wait(now):
             self._move(UpdateTrigger.HELD, now, hold=Hold.BUSY, text="a slide is being read")

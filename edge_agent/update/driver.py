@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import BinaryIO, Protocol
+from datetime import datetime
+from typing import Protocol
 
 import structlog
 
@@ -18,35 +16,26 @@ from edge_agent.clock import Clock
 from edge_agent.errors import DeviceFault
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problem, Problems
-from edge_agent.update.chunks_files import Arrival, ChunkStore
 from edge_agent.update.core import UpdateCore
-from edge_agent.update.errors import ArchiveRefused, NoSpace, TrustRefused
+from edge_agent.update.errors import ArchiveRefused
 from edge_agent.update.installing import ModelInUse
+from edge_agent.update.receiving import ChunkMessage, DesiredMessage, Receiver, TrustMessage
 from edge_agent.update.record import Model, UpdateRecord
 from edge_agent.update.record_file import RecordFile
 from edge_agent.update.settings import UpdateSettings
-from edge_agent.update.slots_files import Slots, check_bundle
 from edge_agent.update.traffic import (
     Action,
     Ask,
     Assemble,
-    Assembled,
-    AssemblyFailed,
-    ChunkFalse,
-    ChunkStored,
     Collect,
-    DesiredNotTaken,
-    DesiredTaken,
     Event,
     FollowChunks,
     InUse,
     KeepSteps,
     LinkChanged,
-    NoRoom,
     Note,
     NotInUse,
     Prepare,
-    Prepared,
     Save,
     Soaked,
     Started,
@@ -54,23 +43,15 @@ from edge_agent.update.traffic import (
     StopTrial,
     Tick,
     TrialEnded,
-    TrustNotTaken,
-    TrustTaken,
     Try,
     Use,
 )
 from edge_agent.update.trial import TrialResult
-from edge_agent.update.trust import TrustKeeper
-from fleet.contract.codec import WireError, decode
+from edge_agent.update.warehouse import Warehouse
 from fleet.contract.messages import UpdateState, UpdateStep
 from fleet.contract.release import (
     CODE_FAMILIES,
-    MAX_CHUNK_BYTES,
-    MAX_TRUST_BYTES,
     CodeFamily,
-    ReleaseTarget,
-    SignedDesired,
-    Trust,
     UpdateCode,
 )
 
@@ -83,32 +64,8 @@ TRIAL_END_S = 2.0
 NOT_SAVED = "update_not_saved"
 NOT_OPENED = "model_not_opened"
 REFUSED = "update_refused"
-MAX_TRUST_MESSAGE_BYTES = 2 * MAX_TRUST_BYTES
-"""The documents stand in it as JSON text, which quotes them."""
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class TrustMessage:
-    """`trust` as it arrived."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class DesiredMessage:
-    """`down/desired` as it arrived."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkMessage:
-    """A chunk as it arrived."""
-
-    sha256: str
-    payload: bytes
 
 
 Inbound = TrustMessage | DesiredMessage | ChunkMessage | LinkChanged | Event
@@ -150,8 +107,9 @@ class UpdateDriver:
     Args:
         core: decides.
         settings: times and limits.
-        device: for whom a wish must be.
-        record_file, chunks, slots, trust: the disk.
+        receiver: verifies what arrives.
+        warehouse: carries out what concerns chunks and slots.
+        record_file: keeps the record.
         trial: runs one, on a thread of its own.
         models: opens and exchanges models.
         store: takes the steps.
@@ -163,11 +121,9 @@ class UpdateDriver:
         core: UpdateCore,
         settings: UpdateSettings,
         *,
-        device: str,
+        receiver: Receiver,
+        warehouse: Warehouse,
         record_file: RecordFile,
-        chunks: ChunkStore,
-        slots: Slots,
-        trust: TrustKeeper,
         trial: Trial,
         models: ModelInUse,
         store: StepStore,
@@ -179,11 +135,9 @@ class UpdateDriver:
         self.core = core
         self.models = models
         self._settings = settings
-        self._device = device
+        self._receiver = receiver
+        self._warehouse = warehouse
         self._record_file = record_file
-        self._chunks = chunks
-        self._slots = slots
-        self._trust = trust
         self._trial = trial
         self._store = store
         self._outside = outside
@@ -191,9 +145,6 @@ class UpdateDriver:
         self._metrics = metrics
         self._problems = problems
         self._inbox: queue.Queue[Inbound] = queue.Queue(INBOX_EVENTS)
-        self._wish: bytes | None = None
-        self._trusted = False
-        self._trust_again: tuple[float, bytes] | None = None
         self._trial_stop: threading.Event | None = None
         self._trial_thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -228,14 +179,16 @@ class UpdateDriver:
     # --- in ---------------------------------------------------------------------------------------------------------
 
     def _take(self, event: Inbound) -> None:
+        record = self.core.record
         match event:
             case TrustMessage():
-                self._take_trust(event.payload)
+                self._handle_all(self._receiver.trust(event.payload))
             case DesiredMessage():
-                self._wish = event.payload
-                self._take_wish()
+                self._handle_all(self._receiver.wish(event.payload))
             case ChunkMessage():
-                self._take_chunk(event)
+                candidate = None if record.candidate is None else Model.of(record.candidate).key
+                wanted = self.core.chunks_wanted
+                self._handle_all(self._receiver.chunk(event, wanted=wanted, candidate=candidate))
             case TrialEnded():
                 self._trial_stop = None
                 self._handle(event)
@@ -243,8 +196,7 @@ class UpdateDriver:
                 self._handle(event)
 
     def _tick(self) -> None:
-        if self._trust_again is not None and self._clock.now().monotonic_s >= self._trust_again[0]:
-            self._take_trust(self._trust_again[1])
+        self._handle_all(self._receiver.due())
         evidence = self.models.evidence
         candidate = self.core.record.candidate
         if candidate is not None and evidence is not None:
@@ -252,69 +204,11 @@ class UpdateDriver:
         self._handle(Tick(self._outside.reading()))
         self._measure()
 
-    def _take_trust(self, payload: bytes) -> None:
-        self._trust_again = None
-        try:
-            trust = decode(Trust, payload, limit_bytes=MAX_TRUST_MESSAGE_BYTES)
-            releases = self._trust.refresh(trust, self._clock.now().utc)
-        except WireError as exc:
-            code = UpdateCode.LENGTH if exc.code == "too_large" else UpdateCode.SIGNATURE
-            self._handle(TrustNotTaken(code, str(exc)))
-            return
-        except TrustRefused as exc:
-            self._metrics.update_refused.labels("trust", exc.code.value).inc()
-            if exc.code is UpdateCode.SPACE:
-                self._trust_again = (self._clock.now().monotonic_s + self._settings.space_retry_s, payload)
-                log.warning("trust_not_kept", error=exc.text)
-                return
-            self._handle(TrustNotTaken(exc.code, exc.text))
-            return
-        self._trusted = True
-        metadata = hashlib.sha256(trust.targets.encode()).hexdigest()
-        self._handle(TrustTaken(releases.by_key, metadata, earliest_expiry(trust)))
-        if self._wish is not None:
-            self._take_wish()
-
-    def _take_wish(self) -> None:
-        if not self._trusted or self._wish is None:
-            return  # looked at when there is trust; the broker keeps both and sends both at each connection
-        try:
-            signed = decode(SignedDesired, self._wish)
-            desired = self._trust.verify_desired(signed)
-            if desired.device != self._device:
-                raise TrustRefused(UpdateCode.SIGNATURE, f"the wish is for {desired.device}")
-        except WireError as exc:
-            self._handle(DesiredNotTaken(UpdateCode.SIGNATURE, str(exc)))
-        except TrustRefused as exc:
-            self._metrics.update_refused.labels("desired", exc.code.value).inc()
-            self._handle(DesiredNotTaken(exc.code, exc.text))
-        else:
-            self._handle(DesiredTaken(desired))
-
-    def _take_chunk(self, event: ChunkMessage) -> None:
-        size_bytes = len(event.payload)
-        self._metrics.update_bytes.inc(size_bytes)
-        try:
-            arrival = Arrival.FALSE
-            if size_bytes <= MAX_CHUNK_BYTES:
-                arrival = self._chunks.put(event.sha256, event.payload)
-            elif event.sha256 not in self.core.chunks_wanted:
-                arrival = Arrival.FOREIGN
-        except NoSpace as exc:
-            self._no_room(exc)
-            return
-        self._metrics.update_chunks.labels(arrival.value).inc()
-        if arrival is Arrival.FALSE:
-            self._handle(ChunkFalse(event.sha256))
-        elif arrival is not Arrival.FOREIGN:
-            self._handle(ChunkStored(event.sha256))
-
-    def _no_room(self, exc: NoSpace) -> None:
-        candidate = self.core.record.candidate
-        if candidate is not None:
-            self._handle(NoRoom((candidate.digest, candidate.counter), str(exc)))
-
     # --- out --------------------------------------------------------------------------------------------------------
+
+    def _handle_all(self, events: list[Event]) -> None:
+        for event in events:
+            self._handle(event)
 
     def _handle(self, event: Event) -> None:
         before = self.core.record
@@ -337,14 +231,14 @@ class UpdateDriver:
             case KeepSteps():
                 return self._keep_steps(action.record)
             case Prepare():
-                return self._prepare(action.release)
+                return self._warehouse.prepare(action.release)
             case FollowChunks():
                 self._outside.follow_chunks(action.on)
             case Ask():
                 self._metrics.update_asked.inc()
                 self._outside.ask(action.release, action.missing)
             case Assemble():
-                return self._assemble(action.release)
+                return self._warehouse.assemble(action.release)
             case Try():
                 self._start_trial(action.model)
             case StopTrial():
@@ -352,7 +246,9 @@ class UpdateDriver:
             case Use():
                 return self._use(action)
             case Collect():
-                self._collect(action)
+                record = self.core.record
+                proven = None if record.state is UpdateState.UNCONFIRMED else record.confirmed
+                self._warehouse.collect(action.keep, chunks=action.chunks, confirmed=proven)
             case Note():
                 self._metrics.update_notes.labels(action.code.value).inc()
                 log.info("update_noted", code=action.code.value, text=action.text)
@@ -397,49 +293,6 @@ class UpdateDriver:
             text=step.text,
         )
 
-    def _prepare(self, release: ReleaseTarget) -> Event:
-        key = (release.digest, release.counter)
-        try:
-            slots = self._slots.installed()
-            if any(slot.model.key == key for slot in slots):
-                return Prepared(key, frozenset())
-            return Prepared(key, self._chunks.prepare(release, [(slot.release, slot.archive) for slot in slots]))
-        except NoSpace as exc:
-            return NoRoom(key, str(exc))
-
-    def _assemble(self, release: ReleaseTarget) -> Event:
-        key, bad = (release.digest, release.counter), frozenset[str]()
-
-        def write(file: BinaryIO) -> bool:
-            nonlocal bad
-            bad = self._chunks.assemble(release, file)
-            return not bad
-
-        try:
-            archive = self._slots.archive(Model.of(release))
-            if archive.is_file() and self._is_whole(release):
-                return Assembled(key)
-            self._chunks.prepare(release, [(slot.release, slot.archive) for slot in self._slots.installed()])
-            if self._slots.install(release, write, self._trust.check_archive):
-                return Assembled(key)
-            log.warning("update_chunks_damaged", chunks=len(bad))
-            return Prepared(key, bad)
-        except (TrustRefused, ArchiveRefused) as exc:
-            self._metrics.update_refused.labels("archive", exc.code.value).inc()
-            return AssemblyFailed(key, exc.code, exc.text)
-        except NoSpace as exc:
-            return NoRoom(key, str(exc))
-
-    def _is_whole(self, release: ReleaseTarget) -> bool:
-        archive = self._slots.archive(Model.of(release))
-        try:
-            self._trust.check_archive(release, archive)
-            check_bundle(release, archive)
-        except (TrustRefused, ArchiveRefused) as exc:
-            log.warning("update_slot_damaged", counter=release.counter, error=exc.text)
-            return False
-        return True
-
     def _start_trial(self, model: Model) -> None:
         self._end_trial()
         stop = self._trial_stop = threading.Event()
@@ -476,19 +329,6 @@ class UpdateDriver:
         self._outside.changed()
         return InUse(action.model.key)
 
-    def _collect(self, action: Collect) -> None:
-        if not action.chunks:
-            self._chunks.clear()
-        gone = self._slots.collect(action.keep)
-        record = self.core.record
-        try:
-            if record.state is not UpdateState.UNCONFIRMED:
-                self._slots.mark_confirmed(record.confirmed)
-        except NoSpace as exc:
-            log.warning("update_mark_not_written", error=str(exc))
-        if gone:
-            log.info("update_slots_collected", slots=gone)
-
     # --- small ------------------------------------------------------------------------------------------------------
 
     def _measure(self) -> None:
@@ -519,15 +359,3 @@ class UpdateDriver:
                 self._record_file.save(record.model_copy(update={"boots": 0}))
             except DeviceFault as exc:
                 log.warning("update_record_not_saved", error=str(exc))
-
-
-def earliest_expiry(trust: Trust) -> datetime | None:
-    """When the first of the verified documents expires; None when none of them says so."""
-    found = []
-    for text in (trust.timestamp, trust.snapshot, trust.targets):
-        try:
-            moment = datetime.fromisoformat(str(json.loads(text)["signed"]["expires"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-        found.append(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
-    return min(found, default=None)

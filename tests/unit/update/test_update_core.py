@@ -183,7 +183,7 @@ def _slow(bench: UpdateBench) -> None:
 
 def _dripping(bench: UpdateBench) -> None:
     for _ in range(31):
-        bench.core._progress_s = 1000.0 + bench.at_s  # a byte now and then: never silent, never done
+        bench.core._delivery.progress_s = 1000.0 + bench.at_s  # a byte now and then: never silent, never done
         bench.wait(10)
 
 

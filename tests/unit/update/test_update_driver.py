@@ -21,23 +21,15 @@ from edge_agent.problems import Problems
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import Store
 from edge_agent.update.core import UpdateCore
-from edge_agent.update.driver import (
-    INBOX_CHUNKS,
-    NOT_SAVED,
-    REFUSED,
-    ChunkMessage,
-    DesiredMessage,
-    Outside,
-    TrustMessage,
-    UpdateDriver,
-    earliest_expiry,
-)
+from edge_agent.update.driver import INBOX_CHUNKS, NOT_SAVED, REFUSED, Outside, UpdateDriver
 from edge_agent.update.installing import ModelInUse
+from edge_agent.update.receiving import ChunkMessage, DesiredMessage, Receiver, TrustMessage, earliest_expiry
 from edge_agent.update.record import Model
 from edge_agent.update.settings import UpdateSettings
 from edge_agent.update.start import UpdateStart, start
 from edge_agent.update.traffic import LinkChanged
 from edge_agent.update.trial import TrialResult
+from edge_agent.update.warehouse import Warehouse
 from fleet.contract.cells import Decision
 from fleet.contract.codec import encode
 from fleet.contract.messages import Activation, Desired, UpdateState
@@ -115,11 +107,16 @@ class Bench:
         self.driver = UpdateDriver(
             UpdateCore(self.opened.record, settings),
             settings,
-            device=DEVICE,
+            receiver=Receiver(
+                DEVICE,
+                trust=self.opened.trust,
+                chunks=self.opened.chunks,
+                clock=Clock(),
+                metrics=self.metrics,
+                retry_s=1.0,
+            ),
+            warehouse=Warehouse(self.opened.chunks, self.opened.slots, self.opened.trust, self.metrics),
             record_file=self.opened.record_file,
-            chunks=self.opened.chunks,
-            slots=self.opened.slots,
-            trust=self.opened.trust,
             trial=lambda model, stop: trial or TrialResult(None, "passed"),
             models=ModelInUse(
                 self.switch, self.opened.slots, lambda *_: (Decision.ACCEPT, Decision.ACCEPT), lambda: None
