@@ -41,8 +41,8 @@ $(CORE_VENV)/.test-installed: $(DEPENDS)
 	@touch $@
 
 demo: export SOURCE := $(SOURCE)
-demo: $(VENV)/.demo-installed ## broker, cloud and two agents here. ONCE=1 runs to an end, SOURCE=folder|video|URL|index
-	@$(VENV)/bin/python -m fleet local demo $(if $(ONCE),--once) $${SOURCE:+--source "$$SOURCE"} $(DEMO_ARGS)
+demo: $(VENV)/.demo-installed ## broker, cloud and two agents here. ONCE=1 runs to an end, SOURCE=folder|video|URL|index, BAD=1 a bad model
+	@$(VENV)/bin/python -m fleet local demo $(if $(ONCE),--once) $(if $(BAD),--bad) $${SOURCE:+--source "$$SOURCE"} $(DEMO_ARGS)
 
 test: $(VENV)/.all-installed ## every test that can run here (installs the training extra); lists what could not
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)

@@ -44,18 +44,20 @@ def demo(
         str, typer.Option(help="folder of pictures, video, stream URL or camera number; empty: simulated microscope")
     ] = "",
     once: Annotated[bool, typer.Option(help="run to an end without a person and check every step")] = False,
+    bad: Annotated[bool, typer.Option(help="roll out a model with permuted classes and see it stopped")] = False,
     fields: Annotated[int, typer.Option(min=1, max=100_000, help="fields each agent reads with --once")] = 40,
     summary: Annotated[Path, typer.Option(help="where --once writes its summary")] = Path("demo-summary.json"),
     keep: Annotated[Path | None, typer.Option(help="folder for databases and logs; kept afterwards")] = None,
     embedded_broker: Annotated[bool, typer.Option(help="do not use Mosquitto even if it is installed")] = False,
 ) -> None:
-    """Broker, cloud and two agents, from a frame to a second opinion.
+    """Broker, cloud and two agents: from a frame to a second opinion, from a label to a better model on both.
 
     Ctrl-C stops everything and leaves nothing behind. With --once the exit code says whether each step happened.
     """
     options = DemoOptions(
         source=source or None,
         once=once,
+        bad=bad,
         fields=fields,
         summary=summary,
         keep=keep,

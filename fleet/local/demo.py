@@ -1,7 +1,9 @@
-"""`make demo`: the loop from a frame to a second opinion, on this machine, shown or proven.
+"""`make demo`: the whole loop on this machine, from a frame to a better model on both devices, shown or proven.
 
-Without `once` the system runs until Ctrl-C and prints where to look. With `once` two agents read a bounded number of
-fields, everything is delivered, and each step is checked against what the parts themselves recorded.
+Without `once` the system runs until Ctrl-C and prints where to look; the second half of the loop (labels, refit,
+release, rollout) follows by itself once there is something to label. With `once` two agents read a bounded number of
+fields, everything is delivered, then the second half runs on agents that go on reading, and each step is checked
+against what the parts themselves recorded. With `bad` the second half rolls out a model that must be stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +28,30 @@ from fleet.contract.cells import Decision
 from fleet.contract.http import FieldRow, SecondOpinion
 from fleet.contract.messages import OpinionState
 from fleet.contract.report import AgentReport, FieldReport
+from fleet.local import learning
 from fleet.local.errors import SourceUnusable, StartError
+from fleet.local.learning import Learned
+from fleet.local.proof import bad_model_steps, loop_steps, loop_summary, step
 from fleet.local.score import read_journal, score_report
 from fleet.local.summary import RESEARCH_USE, AgentSummary, DemoSummary, Step, print_summary
 from fleet.local.system import SIMULATED, Agent, LocalSystem, Sections
+from fleet.local.truth_labels import Truth
 
 DEVICES = ("bench-1", "bench-2")
 FIRST_SEED = 7
 DEMO_FIELDS_PER_S = 2.0
+PROOF_FIELDS_PER_S = 4.0
+"""Pace of the second half with `once`: quick, yet slow enough for two models side by side."""
+UPDATE = {"soak_fields": 6, "soak_s": 1.0, "wait_for_slide_s": 0.0}
+"""A demonstration's patience: a laboratory's device lets a new model prove itself on many more fields."""
+ENOUGH_OPINIONS = 16
+LAST_S = 180.0
+"""How long the pictures of a folder must last at least, so that a rollout finds devices at work."""
 AMBIGUOUS_RATIO = 0.06
 """Share of the simulated white cells that stand between two types, so that there is something to be unsure of."""
 MIN_F1 = 0.9
 RUN_TIMEOUT_S = 600.0
 POLL_S = 0.5
-NOT_DELIVERED = 6
-"""Exit code of `ahs-edge run` when its time for the delivery was over."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class DemoOptions:
 
     source: str | None = None
     once: bool = False
+    bad: bool = False
     fields: int = 40
     summary: Path = Path("demo-summary.json")
     keep: Path | None = None
@@ -63,10 +75,13 @@ def run_demo(options: DemoOptions, console: Console) -> bool:
         try:
             _start(system, options, sources, console)
             if not options.once:
-                _show(system, console)
+                _show(system, options, console)
                 return True
             _run_to_the_end(system, options, console)
             summary = summarise(system, options, duration_s=time.monotonic() - started)
+            _go_on_live(system, options, sources)
+            learned = second_half(system, options, console)
+            summary = _with_second_half(summary, learned, system, duration_s=time.monotonic() - started)
         except StartError:
             _show_logs(system, console)
             raise
@@ -90,8 +105,6 @@ def source_of(options: DemoOptions, number: int) -> Sections:
     if not source:
         simulated: dict[str, Any] = {"seed": FIRST_SEED + number, "ambiguous_ratio": AMBIGUOUS_RATIO}
         document: dict[str, Any] = {"spec": SIMULATED, "simulated": simulated}
-        if not options.once:
-            document["fields_per_s"] = DEMO_FIELDS_PER_S
         return {"source": document}
     if source.isdecimal() or "://" in source:
         return {"source": {"spec": source}}
@@ -100,10 +113,7 @@ def source_of(options: DemoOptions, number: int) -> Sections:
         raise SourceUnusable(f"SOURCE={options.source}: there is no such folder or file. {SOURCE_HELP}")
     if path.is_dir() and not any(path.iterdir()):
         raise SourceUnusable(f"SOURCE={options.source}: the folder is empty. {SOURCE_HELP}")
-    document = {"spec": str(path)}
-    if not options.once:
-        document["fields_per_s"] = DEMO_FIELDS_PER_S
-    return {"source": document}
+    return {"source": {"spec": str(path)}}
 
 
 SOURCE_HELP = "Give a folder of pictures, a video, a stream (http:// or rtsp://) or a camera's number."
@@ -139,40 +149,121 @@ def _start(system: LocalSystem, options: DemoOptions, sources: list[Sections], c
 
 
 def _agent_settings(options: DemoOptions, source: Sections, device: str) -> Sections:
-    settings: Sections = {
+    if not options.once:
+        return _live_settings(source, device, fields_per_s=DEMO_FIELDS_PER_S, slide=f"demo-{device}")
+    return {
         **source,
         "sampling": {"per_hour": 10_000},
-        "slide": {"name": f"demo-{device}"},
+        "slide": {"name": f"demo-{device}", "target_white_cells": 10_000},
         "inference": {"threads": 1},
+        "run": {"stop_after_fields": options.fields, "exit_when_drained": True, "drain_timeout_s": 180.0},
     }
-    if options.once:
-        settings["run"] = {
-            "stop_after_fields": options.fields,
-            "exit_when_drained": True,
-            "drain_timeout_s": 180.0,
-        }
-        settings["slide"]["target_white_cells"] = 10_000
-    return settings
 
 
-def _show(system: LocalSystem, console: Console) -> None:
+def _live_settings(source: Sections, device: str, *, fields_per_s: float, slide: str) -> Sections:
+    """An agent that reads on and on; a stream or a camera has its own pace."""
+    chosen = dict(source["source"])
+    spec = chosen["spec"]
+    if spec == SIMULATED or not (spec.isdecimal() or "://" in spec):
+        folder = Path(spec)
+        lasting = len(list(folder.iterdir())) / LAST_S if folder.is_dir() else fields_per_s
+        chosen["fields_per_s"] = min(fields_per_s, max(lasting, 0.1))
+    return {
+        "source": chosen,
+        "sampling": {"per_hour": 10_000},
+        "slide": {"name": slide, "target_white_cells": 10_000},
+        "inference": {"threads": 1},
+        "update": dict(UPDATE),
+    }
+
+
+def _go_on_live(system: LocalSystem, options: DemoOptions, sources: list[Sections]) -> None:
+    """Starts the agents again, on a new slide, without an end: devices at work, to which models are rolled out."""
+    for agent, source in zip(system.agents.values(), sources, strict=True):
+        settings = _live_settings(source, agent.device, fields_per_s=PROOF_FIELDS_PER_S, slide=f"live-{agent.device}")
+        system.configure_agent(agent, settings)
+        system.start_agent(agent)
+
+
+def _show(system: LocalSystem, options: DemoOptions, console: Console) -> None:
     console.print(f"\nsign in to the cloud's console with this token: [bold]{system.admin_token}[/]", soft_wrap=True)
     console.print(f"{RESEARCH_USE}\nCtrl-C stops everything and leaves nothing behind.")
     try:
+        _await_something_to_label(system, options)
+        learned = second_half(system, options, console)
+        if learned.rollout is not None:
+            console.print(f"rollout: {learning.standing(learned.rollout)}")
+            console.print(f"see {system.cloud_url}/rollouts/{learned.rollout.summary.id}", soft_wrap=True)
         while True:
             time.sleep(POLL_S)
-            _refuse_failures(system)
+            system.refuse_failures()
     except KeyboardInterrupt:
         console.print("\nstopping")
 
 
-def _refuse_failures(system: LocalSystem) -> None:
-    """StartError when a part has ended that should not have; an agent that could not deliver is judged later."""
+def _await_something_to_label(system: LocalSystem, options: DemoOptions) -> None:
+    with system.client() as client:
+        while True:
+            time.sleep(POLL_S)
+            system.refuse_failures()
+            if min(_committed(client).values(), default=0) < options.fields:
+                continue
+            if options.bad or len(learning.all_opinions(client)) >= ENOUGH_OPINIONS:
+                return
+
+
+def second_half(system: LocalSystem, options: DemoOptions, console: Console) -> Learned:
+    """Labels, refit, release, rollout; or, with `bad`, a model that must be stopped.
+
+    Raises:
+        StartError: a step failed; the message is that of the program that failed.
+    """
+    devices = list(system.agents)
+
+    def tell(words: str) -> None:
+        console.print(f"  rollout: {words}", highlight=False)
+
+    if options.bad:
+        learned = Learned(bad=True)
+        console.print("a model with permuted classes is released, unchecked, and rolled out")
+        learning.release(system, learned, learning.permuted(system, learned), evidence=None)
+        learning.roll_out(system, learned, devices, tell)
+        return learned
+    with system.client() as client:
+        opinions = learning.all_opinions(client)
+        # Asked for after the opinions, so that the agents' reports hold every field that these are about.
+        reader = _reader(system)
+        learned = Learned(reader=reader.name)
+        learning.label_all(client, opinions, reader, learned)
+    console.print(f"labelled: {learned.labels} cells of {learned.opinions} images, by {learned.reader}")
+    bundle, evidence = learning.refit(system, learned)
+    console.print(f"refitted in {learned.refit_s:.1f} s: {learned.model_before} -> {learned.model_after}")
+    learning.release(system, learned, bundle, evidence=evidence)
+    console.print(f"released: {learned.model_after}, release {learned.counter}, signed; rolling out")
+    learning.roll_out(system, learned, devices, tell)
+    learning.judge_unsure(system, learned, bundle)
+    return learned
+
+
+def _reader(system: LocalSystem) -> learning.Reader:
+    """Who labels: the truth where every agent has a simulator's journal, else the larger model."""
+    if not all(agent.journal.exists() for agent in system.agents.values()):
+        return learning.larger_model_as_reader()
+    truth: dict[str, Sequence[Truth]] = {}
     for agent in system.agents.values():
-        if agent.part is not None and (code := agent.part.exit_code()) not in (None, 0, NOT_DELIVERED):
-            raise StartError(f"{agent.device} ended with code {code}.")
-    if (code := system.cloud.exit_code()) is not None:
-        raise StartError(f"the cloud ended with code {code}.")
+        journal = read_journal(agent.journal)
+        truth |= {f.capture_id: journal[f.source_ref] for f in system.report(agent).fields}
+    return learning.truthful_reader(truth)
+
+
+def _with_second_half(summary: DemoSummary, learned: Learned, system: LocalSystem, *, duration_s: float) -> DemoSummary:
+    steps = bad_model_steps(learned, system) if learned.bad else loop_steps(learned, system)
+    changed = {
+        "duration_s": round(duration_s, 1),
+        "steps": (*summary.steps, *steps),
+        "loop": loop_summary(learned),
+    }
+    return summary.model_copy(update=changed)
 
 
 def _run_to_the_end(system: LocalSystem, options: DemoOptions, console: Console) -> None:
@@ -185,7 +276,7 @@ def _run_to_the_end(system: LocalSystem, options: DemoOptions, console: Console)
             for device, count in _committed(client).items():
                 if device in tasks:
                     progress.update(tasks[device], completed=count)
-            _refuse_failures(system)
+            system.refuse_failures()
             parts = [agent.part for agent in system.agents.values() if agent.part is not None]
             if all(part.exit_code() is not None for part in parts):
                 for device, count in _committed(client).items():
@@ -208,7 +299,7 @@ def summarise(system: LocalSystem, options: DemoOptions, *, duration_s: float) -
     reports = {device: system.report(agent) for device, agent in system.agents.items()}
     with system.client() as client:
         rows = {device: list(_all_fields(client, device)) for device in reports}
-        opinions = list(_all_opinions(client))
+        opinions = learning.all_opinions(client)
     agents = tuple(_agent_summary(system.agents[device], report) for device, report in reports.items())
     model = next(iter(reports.values())).model
     return DemoSummary(
@@ -257,30 +348,30 @@ def _steps(
     opinions: list[SecondOpinion],
 ) -> Iterator[Step]:
     fields = min(agent.fields for agent in agents)
-    yield _step("each agent read its fields", fields >= options.fields, fields, f"≥ {options.fields}")
+    yield step("each agent read its fields", fields >= options.fields, fields, f"≥ {options.fields}")
     codes = [agent.part.exit_code() for agent in system.agents.values() if agent.part is not None]
-    yield _step("each agent delivered everything and ended well", not any(codes), codes, "exit code 0")
+    yield step("each agent delivered everything and ended well", not any(codes), codes, "exit code 0")
     same = all(
         [row.capture_id for row in rows[device]] == [field.capture_id for field in report.fields]
         for device, report in reports.items()
     )
-    yield _step("the cloud holds each field once", same, sum(map(len, rows.values())), "the agents' own list")
+    yield step("the cloud holds each field once", same, sum(map(len, rows.values())), "the agents' own list")
     asked = {field.capture_id for report in reports.values() for field in report.fields if doubtful(field)}
     answered = {o.capture_id: o.id for o in opinions if o.state in (OpinionState.ANSWERED, OpinionState.PENDING_REVIEW)}
     by_model = len(asked & answered.keys())
-    yield _step(
+    yield step(
         "uncertain images answered by the larger model", 0 < by_model == len(asked), by_model, f"all {len(asked)}"
     )
     known = {opinion.opinion for report in reports.values() for opinion in report.opinions}
     arrived = sum(identity in known for identity in answered.values())
-    yield _step("answers reached the devices", 0 < arrived == len(answered), arrived, f"all {len(answered)}")
+    yield step("answers reached the devices", 0 < arrived == len(answered), arrived, f"all {len(answered)}")
     judged = [agent.truth for agent in agents if agent.truth is not None]
     if judged:
         for cls in ("RBC", "WBC"):
             worst = min(truth.f1[cls] for truth in judged)
-            yield _step(f"detections agree with the truth, F1 {cls}", worst >= MIN_F1, f"{worst:.3f}", f"≥ {MIN_F1}")
+            yield step(f"detections agree with the truth, F1 {cls}", worst >= MIN_F1, f"{worst:.3f}", f"≥ {MIN_F1}")
         covered = sum(truth.limits_cover for truth in judged)
-        yield _step("the limits cover the true differential", covered == len(judged), covered, f"{len(judged)} slides")
+        yield step("the limits cover the true differential", covered == len(judged), covered, f"{len(judged)} slides")
 
 
 def doubtful(field: FieldReport) -> bool:
@@ -288,24 +379,11 @@ def doubtful(field: FieldReport) -> bool:
     return field.decision is Decision.UNCERTAIN
 
 
-def _step(name: str, passed: bool, figure: object, limit: str) -> Step:
-    return Step(name=name, passed=passed, figure=str(figure), limit=limit)
-
-
 def _all_fields(client: CloudClient, device: str) -> Iterator[FieldRow]:
     cursor = None
     while True:
         page = client.list_fields(device, cursor=cursor)
         yield from page.items
-        if (cursor := page.next_cursor) is None:
-            return
-
-
-def _all_opinions(client: CloudClient) -> Iterator[SecondOpinion]:
-    cursor = None
-    while True:
-        page = client.list_opinions(cursor=cursor)
-        yield from (client.get_opinion(row.id) for row in page.items)
         if (cursor := page.next_cursor) is None:
             return
 

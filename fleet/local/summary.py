@@ -53,6 +53,28 @@ class AgentSummary(Document):
     truth: TruthScore | None = Field(None, description="only with generated slides")
 
 
+class LoopSummary(Document):
+    """The second half: labels, refit, release, rollout."""
+
+    reader: str = Field(description="whose word the labels are")
+    opinions_read: int
+    cells_labelled: int
+    model_before: str
+    model_after: str
+    release_digest: str
+    release_counter: int
+    release_bytes: int
+    refit_s: float
+    rollout_state: str
+    rollout_reason: str
+    rollout_waves: int
+    device_states: dict[str, str] = Field(description="device -> update state, with its code")
+    reported: dict[str, str] = Field(description="device -> digest that it says it runs")
+    unsure_cells: int = Field(description="cells the edge had left unidentified and the reader named")
+    named_before: int = Field(description="of these, named as the reader did by the model before")
+    named_after: int = Field(description="likewise by the new model")
+
+
 class DemoSummary(Document):
     """The whole run."""
 
@@ -66,6 +88,7 @@ class DemoSummary(Document):
     opinion_latency_ms_median: float | None
     agents: tuple[AgentSummary, ...]
     steps: tuple[Step, ...]
+    loop: LoopSummary | None = None
 
     @property
     def passed(self) -> bool:
@@ -81,6 +104,8 @@ def print_summary(summary: DemoSummary, console: Console) -> None:
     """Prints the run as tables, the verdict last."""
     console.print(_agents_table(summary))
     console.print(_differential_table(summary))
+    if summary.loop is not None:
+        console.print(_loop_table(summary.loop))
     console.print(_steps_table(summary))
     verdict = "[bold green]every step happened[/]" if summary.passed else "[bold red]not every step happened[/]"
     console.print(f"{verdict} in {summary.duration_s:.0f} s. {RESEARCH_USE}")
@@ -126,6 +151,25 @@ def _differential_table(summary: DemoSummary) -> Table:
                 true = agent.truth.true_shares.get(name)
                 row.append("" if true is None else f"{true:.0%}")
         table.add_row(*row)
+    return table
+
+
+def _loop_table(loop: LoopSummary) -> Table:
+    table = Table(title="From a label to a running model", title_justify="left", show_header=False)
+    rows = {
+        "labels": f"{loop.cells_labelled} cells of {loop.opinions_read} images, by {loop.reader}",
+        "model": f"{loop.model_before} -> {loop.model_after}",
+        "release": f"{loop.release_counter}, {_size(loop.release_bytes)}, {loop.release_digest[:19]}",
+        "rollout": f"{loop.rollout_state} in {loop.rollout_waves} waves {loop.rollout_reason}".strip(),
+        **dict(loop.device_states.items()),
+    }
+    if loop.cells_labelled:
+        rows["refit"] = f"{loop.refit_s:.1f} s"
+        rows["cells unsure before"] = (
+            f"{loop.unsure_cells}: named as the reader did {loop.named_before} before, {loop.named_after} now"
+        )
+    for name, text in rows.items():
+        table.add_row(name, text)
     return table
 
 

@@ -1,7 +1,8 @@
 """The whole system on one machine: broker, cloud and agents, each a process of its own below one folder.
 
-Order of a start: cloud (works without a broker) -> devices registered over REST -> broker with their accounts ->
-agents. Keys and tokens are made at the start and live in the folder, readable by this user alone.
+Order of a start: keys and the signed factory kit -> cloud (works without a broker) -> its first trust -> devices
+registered over REST -> broker with their accounts -> agents. Keys and tokens are made at the start and live in the
+folder, readable by this user alone.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from fleet.contract.report import AgentReport
 from fleet.local.broker import CLOUD_USER, LocalBroker
 from fleet.local.errors import StartError
 from fleet.local.processes import Part, free_port
+from models.zoo import shipped
 
 SITE = "demo-lab"
 SIMULATED = "sim"
 CLOUD_START_TIMEOUT_S = 90.0
 AGENT_START_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 120.0
+NOT_DELIVERED = 6
+"""Exit code of `ahs-edge run` when its time for the delivery was over."""
 
 Sections = dict[str, dict[str, Any]]
 
@@ -44,6 +48,7 @@ class Agent:
     console_port: int
     part: Part | None = None
     token: str = ""
+    settings: Sections = field(default_factory=dict)
 
     @property
     def config(self) -> Path:
@@ -83,6 +88,7 @@ class LocalSystem:
         self.broker = LocalBroker(self.folder / "broker", embedded=self.embedded_broker)
         self.cloud_port = free_port()
         self.admin_token = ""
+        self.edge_bundle = shipped("edge")
         self._cloud_password = secrets.token_urlsafe(24)
         self._cloud: Part | None = None
 
@@ -93,6 +99,26 @@ class LocalSystem:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    # -- keys ----------------------------------------------------------------------------------------------------
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the signing keys; in a laboratory only `online.key` would leave the operator's safe."""
+        return self.folder / "keys"
+
+    @property
+    def factory(self) -> Path:
+        """The signed kit that each agent starts from."""
+        return self.folder / "factory"
+
+    def make_keys(self) -> None:
+        """Makes the keys, and signs the shipped edge bundle as release 1."""
+        if self.keys.exists():
+            return
+        run_module("fleet", "keys", "init", "--out", str(self.keys))
+        arguments = ("--bundle", str(self.edge_bundle), "--keys", str(self.keys), "--out", str(self.factory))
+        run_module("fleet", "factory", *arguments)
 
     # -- cloud ---------------------------------------------------------------------------------------------------
 
@@ -112,8 +138,17 @@ class LocalSystem:
         """A client with the administrator's token."""
         return CloudClient(self.cloud_url, self.admin_token)
 
+    @property
+    def _token_file(self) -> Path:
+        return self.folder / "admin-token"
+
+    def cloud_options(self) -> tuple[str, ...]:
+        """Options that let an `ahs-fleet` command speak to this cloud as its administrator."""
+        return ("--cloud", self.cloud_url, "--token-file", str(self._token_file))
+
     def start_cloud(self) -> None:
         """Writes the configuration, makes the first token and waits until the cloud answers."""
+        self.make_keys()
         config = self.folder / "cloud.yaml"
         password = _secret_file(self.folder / "cloud-broker-password", self._cloud_password)
         _write_yaml(
@@ -130,6 +165,7 @@ class LocalSystem:
                         "shared_subscription": self.broker.supports_sessions,
                     },
                     "worker": {"max_backoff_s": 1.0, "status_port": None},
+                    "releases": {"online_key_file": str(self.keys / "online.key")},
                     "opinions": {"threads": 1},
                     "log": {"format": "json"},
                 },
@@ -137,11 +173,13 @@ class LocalSystem:
             ),
         )
         if not self.admin_token:
-            self.admin_token = _run_module(
+            self.admin_token = run_module(
                 "cloud", "token", "create", "--config", str(config), "--role", "admin", "--site", SITE, "--name", "demo"
             ).strip()
+        _secret_file(self._token_file, self.admin_token)
         self._cloud = Part.python("cloud", "cloud", "all", "--config", str(config), log=self.folder / "cloud.log")
         self.restart_cloud()
+        run_module("fleet", "release", "begin", "--kit", str(self.factory), *self.cloud_options())
 
     def restart_cloud(self) -> None:
         """Starts the configured cloud (again) and waits until it answers."""
@@ -170,10 +208,6 @@ class LocalSystem:
         folder = self.folder / device
         folder.mkdir(exist_ok=True)
         agent = Agent(device=device, folder=folder, console_port=free_port())
-        source = dict(settings.get("source", {}))
-        if source.get("spec") == SIMULATED:
-            source["simulated"] = {**source.get("simulated", {}), "journal": str(agent.journal)}
-            settings = {**settings, "source": source}
         with self.client() as client:
             agent.token = client.create_device(DeviceCreate(device=device, site=SITE, label=device)).token
         token = str(_secret_file(folder / "token", agent.token))
@@ -183,11 +217,21 @@ class LocalSystem:
             "mqtt": {"host": self.broker.host, "port": self.broker.port, "tls": False, "token_file": token},
             "cloud": {"url": self.cloud_url, "token_file": token, "catch_up_s": 2.0},
             "console": {"port": agent.console_port},
+            "update": {"factory": str(self.factory)},
         }
-        _write_yaml(agent.config, _merged(base, settings))
+        agent.settings = base
+        self.configure_agent(agent, settings)
         agent.part = Part.python(device, "edge_agent", "run", "--config", str(agent.config), log=folder / "agent.log")
         self.agents[device] = agent
         return agent
+
+    def configure_agent(self, agent: Agent, settings: Sections) -> None:
+        """Writes the agent's configuration anew; it holds from the next start on."""
+        source = dict(settings.get("source", {}))
+        if source.get("spec") == SIMULATED:
+            source["simulated"] = {**source.get("simulated", {}), "journal": str(agent.journal)}
+            settings = {**settings, "source": source}
+        _write_yaml(agent.config, _merged(agent.settings, settings))
 
     def start_agent(self, agent: Agent, *, wait: bool = True) -> Part:
         """Starts the agent (again); waits until its page answers or a short run has already ended well."""
@@ -198,10 +242,23 @@ class LocalSystem:
             part.wait_until(lambda: _answers(agent.console_url + "healthz"), timeout_s=AGENT_START_TIMEOUT_S)
         return part
 
+    def refuse_failures(self) -> None:
+        """StartError when a part has ended that should not have; an agent that could not deliver is judged later."""
+        for agent in self.agents.values():
+            if agent.part is not None and (code := agent.part.exit_code()) not in (None, 0, NOT_DELIVERED):
+                raise StartError(f"{agent.device} ended with code {code}.")
+        if (code := self.cloud.exit_code()) is not None:
+            raise StartError(f"the cloud ended with code {code}.")
+
+    def running_digest(self, agent: Agent) -> str | None:
+        """Digest of the model that the agent says it runs, by the cloud's list of devices."""
+        with self.client() as client:
+            return client.get_device(agent.device).active_model
+
     def report(self, agent: Agent) -> AgentReport:
         """What the agent has stored, by its own `export` command."""
         out = agent.folder / "report.json"
-        _run_module("edge_agent", "export", "--config", str(agent.config), "--out", str(out))
+        run_module("edge_agent", "export", "--config", str(agent.config), "--out", str(out))
         return AgentReport.model_validate_json(out.read_bytes())
 
     def stop(self) -> None:
@@ -220,7 +277,7 @@ def _answers(url: str) -> bool:
     return False
 
 
-def _run_module(*argv: str) -> str:
+def run_module(*argv: str) -> str:
     """Runs `python -m ...` to its end; its standard output. StartError with what it said on standard error."""
     done = subprocess.run(
         [sys.executable, "-m", *argv], capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT_S

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def demo(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     summary = tmp_path / "demo-summary.json"
     argv = [sys.executable, "-m", "fleet", "local", "demo", "--once", "--summary", str(summary), *options]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=280)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=540)
 
 
 def test_the_demo_proves_each_step_and_says_so_in_a_document(tmp_path: Path) -> None:
@@ -27,7 +27,11 @@ def test_the_demo_proves_each_step_and_says_so_in_a_document(tmp_path: Path) -> 
     summary = json.loads((tmp_path / "demo-summary.json").read_text())
     assert summary["intended_use"] == "research use only"
     assert [step["name"] for step in summary["steps"] if not step["passed"]] == []
-    assert len(summary["steps"]) == 8
+    assert len(summary["steps"]) == 15
+    loop = summary["loop"]
+    assert (loop["rollout_state"], loop["rollout_waves"], loop["release_counter"]) == ("completed", 2, 2)
+    assert set(loop["reported"].values()) == {loop["release_digest"]}
+    assert loop["named_after"] > loop["named_before"]
     for agent in summary["agents"]:
         assert agent["fields"] >= 40
         assert min(agent["truth"]["f1"][cls] for cls in ("RBC", "WBC")) >= 0.9
@@ -43,6 +47,18 @@ def test_the_demo_reads_a_folder_of_real_pictures_through_the_embedded_broker(tm
     assert summary["broker"].startswith("embedded")
     assert all(agent["fields"] >= 40 for agent in summary["agents"])
     assert all(agent["truth"] is None for agent in summary["agents"])
+    assert summary["loop"]["reader"].startswith("the larger model")
+    assert summary["loop"]["rollout_state"] == "completed"
+
+
+def test_a_bad_model_is_stopped_in_the_first_wave_and_the_page_says_why(tmp_path: Path) -> None:
+    done = demo(tmp_path, "--bad")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "demo-summary.json").read_text())
+    assert [step["name"] for step in summary["steps"] if not step["passed"]] == []
+    assert len(summary["steps"]) == 13
+    assert summary["loop"]["rollout_state"] == "aborted"
+    assert summary["loop"]["release_digest"] not in summary["loop"]["reported"].values()
 
 
 def test_a_source_that_is_not_there_ends_the_demo_with_what_to_do(tmp_path: Path) -> None:
