@@ -170,10 +170,8 @@ def _stop(view: RolloutView, now: datetime) -> str | None:
     assert view.thresholds is not None
     own = counted(view.members, view.wave)
     for group in (own, [member for member in view.members if member.told]):
-        bad = [member for member in group if member.bad]
-        attempted = sum(member.attempted or member.bad for member in group)
-        if len(bad) >= error_limit(view.thresholds, attempted=attempted, count=len(group)):
-            return _words(bad)
+        if _too_many_bad(group, view.thresholds):
+            return _words([member for member in group if member.bad])
     red = red_quality(_gates(view, now))
     return f"wave {view.wave}: " + "; ".join(f"{gate.name} {gate.text}" for gate in red) if red else None
 
@@ -263,15 +261,20 @@ def _older(moment: datetime | None, seconds: float, now: datetime) -> bool:
 
 
 def _completed(view: RolloutView, now: datetime) -> list[Action]:
-    """Stragglers that came back, as long as they keep to the limits among themselves."""
-    late = [member for member in view.members if member.straggler and not member.gone]
-    if not readable(view.thresholds) or any(is_security(member.standing.code) for member in late):
+    """Stragglers that came back, under the same limits: among themselves, and over all devices."""
+    told = [member for member in view.members if member.told]
+    if not readable(view.thresholds) or any(is_security(member.standing.code) for member in told):
         return []
     assert view.thresholds is not None
-    attempted = sum(member.attempted or member.bad for member in late)
-    if sum(m.bad for m in late) >= error_limit(view.thresholds, attempted=attempted, count=len(late)):
+    late = [member for member in view.members if member.straggler and not member.gone]
+    if any(_too_many_bad(group, view.thresholds) for group in (late, told)):
         return []
     return [Offer(m.device, Activation.ACTIVATE) for m in late if m.online and m.known and not m.offered]
+
+
+def _too_many_bad(group: Sequence[Member], thresholds: Thresholds) -> bool:
+    attempted = sum(member.attempted or member.bad for member in group)
+    return sum(m.bad for m in group) >= error_limit(thresholds, attempted=attempted, count=len(group))
 
 
 def _offers(view: RolloutView) -> list[Action]:
