@@ -112,6 +112,9 @@ class FleetFigures:
     trust_left_s: dict[str, float] = field(default_factory=dict)
     desired_waiting: int = 0
     want_age_s: float = 0.0
+    rollouts: dict[str, int] = field(default_factory=dict)
+    rollout_stops: dict[str, int] = field(default_factory=dict)
+    rollout_still_s: float = 0.0
     read_at_s: float = 0.0
 
 
@@ -157,6 +160,15 @@ class FleetCollector(Collector):
             "ahs_fleet_chunk_want_age_seconds",
             "Longest wait of a device for chunks",
             figures.want_age_s,
+        )
+        yield _gauge("ahs_fleet_rollouts", "Rollouts by state", "state", figures.rollouts)
+        yield _counter(
+            "ahs_fleet_rollout_stops", "Rollouts that stopped by themselves, by how", "action", figures.rollout_stops
+        )
+        yield GaugeMetricFamily(
+            "ahs_fleet_rollout_still_seconds",
+            "Longest time in which a rollout that should move has not",
+            figures.rollout_still_s,
         )
         yield GaugeMetricFamily("ahs_fleet_read_timestamp_seconds", "When these were read", figures.read_at_s)
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from cloud.metrics import FleetFigures
 from cloud.releases.queries import trust_expiry
+from cloud.rollouts.figures import read_rollout_figures
 from cloud.storage.tables import (
     ChunkWantRow,
     DeadLetterRow,
@@ -57,6 +58,7 @@ async def read_figures(session: AsyncSession, *, now: datetime) -> FleetFigures:
     unserved = select(func.min(ChunkWantRow.asked_at)).join(DeviceRow, DeviceRow.device == ChunkWantRow.device)
     asked_at = await session.scalar(unserved.where(ChunkWantRow.served_at.is_(None), DeviceRow.revoked_at.is_(None)))
     expiry = await trust_expiry(session)
+    rollouts = await read_rollout_figures(session, now=now)
     presence = {name.value: 0 for name in Presence} | await _pairs(session, present)
     return FleetFigures(
         devices=presence,
@@ -75,6 +77,9 @@ async def read_figures(session: AsyncSession, *, now: datetime) -> FleetFigures:
         trust_left_s={role: (expires_at - now).total_seconds() for role, expires_at in expiry.items()},
         desired_waiting=int(desired or 0),
         want_age_s=max(0.0, (now - asked_at).total_seconds()) if asked_at else 0.0,
+        rollouts=rollouts.states,
+        rollout_stops=rollouts.stops,
+        rollout_still_s=rollouts.still_s,
         read_at_s=now.timestamp(),
     )
 

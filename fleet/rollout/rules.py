@@ -128,11 +128,13 @@ def readable(thresholds: Thresholds | None) -> bool:
 
 
 def judge(member: Member, view: RolloutView, now: datetime) -> Member:
-    """The member as the limits see it: one that hangs in a step of the update is a failed one."""
+    """The member as the limits see it: one that hangs in a step of the update is a failed one, with the code it has."""
     hangs = member.standing.state not in IDLE_STATES and member.undecided and _too_long(member, view, now)
     if not hangs:
         return member
-    return replace(member, standing=replace(member.standing, state=UpdateState.FAILED, code=HUNG))
+    return replace(
+        member, standing=replace(member.standing, state=UpdateState.FAILED, code=member.standing.code or HUNG)
+    )
 
 
 def _ratios(thresholds: Thresholds) -> tuple[float, float, float]:

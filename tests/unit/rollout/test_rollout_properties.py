@@ -148,16 +148,32 @@ near_a_gate = st.builds(
 """One step before something opens."""
 
 
+def hangs(member: Member, view: RolloutView, now: Any) -> bool:
+    """Whether a device has been in one step of the update for longer than it may: it counts as failed."""
+    assert view.thresholds is not None
+    if member.standing.state in {S.IDLE, S.WAITING, S.UNCONFIRMED, S.CONFIRMED} | BAD or not member.online:
+        return False
+    if member.offered_at is None or member.online_since is None:
+        return False
+    moments = (member.offered_at, member.online_since, member.since, view.wave_opened_at)
+    waited = now - max(moment for moment in moments if moment is not None)
+    return bool(waited.total_seconds() > view.thresholds.step_deadline_s)
+
+
 def forbids(view: RolloutView, now: Any) -> list[str]:
     """Why the wave that is open must not be left, by the words of the protocol."""
     limits = view.thresholds
     assert limits is not None  # the tests' thresholds are sound
     own = [m for m in view.members if m.wave == view.wave and not m.straggler and not m.gone]
     confirmed = [m for m in own if m.standing.state is S.CONFIRMED]
+    hung = {m.device for m in own if hangs(m, view, now)}
     found = []
     if not confirmed or len(confirmed) + 1e-9 < limits.p_ok * len(own):
         found.append("too few are confirmed")
-    if any(m.presence is Presence.ONLINE and m.standing.state not in BAD | {S.CONFIRMED} for m in own):
+    if any(
+        m.presence is Presence.ONLINE and m.standing.state not in BAD | {S.CONFIRMED} and m.device not in hung
+        for m in own
+    ):
         found.append("one that is online is not decided")
     if any(m.standing.soak is None or m.standing.soak.fields < limits.min_fields for m in confirmed):
         found.append("insufficient evidence")
@@ -172,7 +188,7 @@ def forbids(view: RolloutView, now: Any) -> list[str]:
     for code in (m.standing.code for m in told):
         if code is not None and CODE_FAMILIES[UpdateCode(code)] is CodeFamily.SECURITY:
             found.append("security")
-    bad = sum(m.standing.state in BAD for m in own)
+    bad = sum(m.standing.state in BAD or m.device in hung for m in own)
     tried = sum((m.offered_at is not None and m.standing.state is not S.IDLE) or m.standing.state in BAD for m in own)
     if bad >= max(1 if len(own) <= 1 else limits.min_errors, math.ceil(limits.p_error * tried - 1e-9)):
         found.append("too many are bad")

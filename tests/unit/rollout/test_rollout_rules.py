@@ -111,6 +111,12 @@ def test_a_device_that_hangs_in_a_step_is_a_failed_one_but_not_while_it_is_offli
     assert moved(view(replace(hangs, since=at(200))), 301) is None
 
 
+def test_a_device_that_hangs_with_a_code_of_security_is_no_mere_timeout() -> None:
+    hangs, well = member("a-1", state=S.TRIAL, code="E_SIG"), member("a-2", state=S.CONFIRMED)
+    limits = LIMITS.model_copy(update={"p_ok": 0.3, "p_error": 1.0, "min_errors": 2})
+    assert moved(view(hangs, well, thresholds=limits), 301) == (E.ABORT, "wave 0: a-1 E_SIG")
+
+
 def test_a_quality_that_is_red_stops_the_rollout_with_the_figure() -> None:
     worse = soak(disagreement_ratio=0.4)
     event, reason = moved(view(member(state=S.UNCONFIRMED, soak=worse))) or (None, "")
