@@ -100,7 +100,8 @@ def list_rollouts(
 ) -> None:
     """The newest rollouts."""
     table = Table()
-    for column in ("id", "release", "state", "wave", "devices", "confirmed", "bad", "why"):
+    table.add_column("id", no_wrap=True, min_width=32)  # to be copied
+    for column in ("release", "state", "wave", "devices", "confirmed", "bad", "why"):
         table.add_column(column)
     with connected(cloud, token_file) as client:
         for row in client.list_rollouts(open_only=open_only).items:

@@ -28,6 +28,14 @@ T = TypeVar("T")
 LIMITS = Thresholds(soak_s=600, step_deadline_s=900, wave_deadline_s=86400, min_fields=10)
 
 
+def online_key_in(folder: Path) -> Path:
+    """The online key of a folder, made when it is first asked for."""
+    path = folder / "keys" / "online.key"
+    if not path.exists():
+        save_keys(folder / "keys", make_keys())
+    return path
+
+
 @dataclass
 class _Hands:
     """What one piece of work has at hand."""
@@ -48,7 +56,7 @@ class StagedRollouts:
     devices: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        save_keys(self.folder / "keys", make_keys())
+        online_key_in(self.folder)
         self.cloud.token()  # makes the site
         self._do(self._releases)
 
@@ -119,7 +127,7 @@ class StagedRollouts:
             return pool.submit(lambda: asyncio.run(self._done(work))).result()
 
     async def _done(self, work: Callable[[_Hands], Awaitable[T]]) -> T:
-        key = load_online_key(ReleaseSettings(online_key_file=self.folder / "keys" / "online.key"))
+        key = load_online_key(ReleaseSettings(online_key_file=online_key_in(self.folder)))
         assert key is not None
         storage = Storage(self.cloud.settings.database_url, self.cloud.settings.database)
         try:

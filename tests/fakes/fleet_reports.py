@@ -165,7 +165,7 @@ class ReportingDevice:
 class ReportedFleet:
     """Devices of one site and the ledger that they report to."""
 
-    def __init__(self, storage: Storage, clock: Clock) -> None:
+    def __init__(self, storage: Storage, clock: Callable[[], datetime]) -> None:
         self._storage = storage
         self._ledger = Ledger(storage, Metrics(), now=clock)
         self.devices: dict[str, ReportingDevice] = {}

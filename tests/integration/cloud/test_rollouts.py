@@ -15,13 +15,12 @@ from cloud.config import Settings
 from cloud.errors import LeaseLost
 from cloud.metrics import Metrics
 from cloud.rollouts.controller import RolloutController, signing
+from cloud.rollouts.figures import RolloutFigures, read_rollout_figures
 from cloud.storage.leases import Held, Leases
 from cloud.storage.tables import (
     AuditRow,
     DesiredRow,
     LeaseRow,
-    ReleaseRow,
-    RolloutDecisionRow,
     RolloutMemberRow,
     RolloutRow,
 )
@@ -490,8 +489,24 @@ async def test_a_large_wave_is_told_in_several_steps(floor: Floor, monkeypatch: 
     assert await count(floor, DesiredRow, DesiredRow.version == 1) == 3
 
 
-async def test_decisions_and_releases_are_kept_as_they_were(floor: Floor) -> None:
+async def test_the_figures_tell_of_stops_and_of_standing_still(floor: Floor) -> None:
+    async def figures() -> RolloutFigures:
+        async with floor.cloud.storage.reading() as session:
+            return await read_rollout_figures(session, now=floor.clock.now)
+
+    before = await figures()
+    assert (set(before.states.values()), before.stops, before.still_s) == ({0}, {"abort": 0, "pause": 0}, 0.0)
+    floor.clock.pass_s(10)
     rollout = await floor.create()
     await floor.go()
-    assert await count(floor, RolloutDecisionRow, RolloutDecisionRow.rollout_id == rollout) >= 4
-    assert await count(floor, ReleaseRow) == 2
+    assert (await figures()).states["soaking"] == 1
+    floor.clock.pass_s(60)
+    assert (await figures()).still_s == 0.0
+    floor.clock.pass_s(600)
+    assert (await figures()).still_s == pytest.approx(600, abs=1)
+    await floor.command(rollout, "pause")
+    assert ((await figures()).still_s, (await figures()).stops["pause"]) == (0.0, 0)
+    await floor.command(rollout, "resume")
+    await floor.fleet.devices["bench-1"].report(active=OLD, state="rolled_back", code="E_QUALITY")
+    await floor.go()
+    assert (await figures()).stops == {"abort": 1, "pause": 0}

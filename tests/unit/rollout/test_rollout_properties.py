@@ -195,7 +195,7 @@ def forbids(view: RolloutView, now: Any) -> list[str]:
     return found
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(view=near_a_gate | views(sound), seconds=st.sampled_from([10, 60, 100]) | st.integers(0, 10_000))
 def test_no_wave_is_left_while_a_rule_forbids_it(view: RolloutView, seconds: int) -> None:
     now = at(seconds)
@@ -212,7 +212,7 @@ def test_no_wave_is_left_while_a_rule_forbids_it(view: RolloutView, seconds: int
             assert action.wave == view.wave + 1
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(view=views(st.none() | broken()), seconds=st.integers(0, 10_000))
 def test_what_is_no_limit_opens_nothing_and_offers_nothing(view: RolloutView, seconds: int) -> None:
     for action in decide(view, at(seconds)):
@@ -221,7 +221,7 @@ def test_what_is_no_limit_opens_nothing_and_offers_nothing(view: RolloutView, se
             assert action.event in {E.PAUSE, E.ABORT, E.RETURNED}
 
 
-@settings(max_examples=800)
+@settings(max_examples=250)
 @given(view=near_a_gate | views(sound), seconds=st.integers(0, 10_000))
 def test_every_action_is_one_that_can_be_done(view: RolloutView, seconds: int) -> None:
     actions = decide(view, at(seconds))
@@ -249,7 +249,7 @@ def test_every_action_is_one_that_can_be_done(view: RolloutView, seconds: int) -
                 assert not (member.online and member.offered), "one that is at it is waited for"
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(view=views(sound), seconds=st.integers(0, 10_000), code=st.sampled_from(["E_SIG", "E_HASH", "E_LEN"]))
 def test_a_forgery_stops_it_in_every_state_before_the_end(view: RolloutView, seconds: int, code: str) -> None:
     forged = Member(device="forged", wave=0, told=True, standing=Standing(S.REJECTED, code))
@@ -326,7 +326,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(waves=st.lists(st.integers(1, 4), min_size=1, max_size=3), story=steps)
 def test_whatever_devices_do_a_later_wave_is_never_activated_before_the_one_before_has_passed(
     waves: list[int], story: list[tuple[int, str]]
