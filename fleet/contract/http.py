@@ -239,7 +239,9 @@ class RolloutCreate(WireModel):
     """`POST /v1/rollouts`."""
 
     counter: Count = Field(ge=1, description="of the release")
-    devices: tuple[DeviceId, ...] = Field((), max_length=10_000, description="none: those the waves name, else all of the site")
+    devices: tuple[DeviceId, ...] = Field(
+        (), max_length=10_000, description="none: those of the waves, else the site's"
+    )
     waves: tuple[WavePlan, ...] = Field((), max_length=32, description="none: 1 device, 5 % (at least 2), 25 %, 100 %")
     thresholds: Thresholds = Thresholds()
 
