@@ -13,8 +13,11 @@ from fleet.contract.messages import Presence, Reported, SoakFigures, UpdateState
 from fleet.contract.release import CODE_FAMILIES, CodeFamily, UpdateCode
 
 BAD_STATES = frozenset({UpdateState.FAILED, UpdateState.ROLLED_BACK, UpdateState.REJECTED})
-IDLE_STATES = frozenset({UpdateState.IDLE, UpdateState.WAITING, UpdateState.UNCONFIRMED})
-"""States of an offered device in which nothing is wrong and nothing is shown: too long in them is want of evidence."""
+IDLE_STATES = frozenset({UpdateState.IDLE, UpdateState.WAITING, UpdateState.DOWNLOADING, UpdateState.UNCONFIRMED})
+"""States of an offered device in which nothing is wrong and nothing is shown: too long in them is want of evidence.
+
+A slow download is among them: it says nothing of the model, and the device gives it up by itself (`E_SLOW`).
+"""
 
 _RUNS = frozenset({UpdateState.CONFIRMED, UpdateState.IDLE})
 HUNG = UpdateCode.TIMEOUT.value

@@ -151,7 +151,10 @@ near_a_gate = st.builds(
 def hangs(member: Member, view: RolloutView, now: Any) -> bool:
     """Whether a device has been in one step of the update for longer than it may: it counts as failed."""
     assert view.thresholds is not None
-    if member.standing.state in {S.IDLE, S.WAITING, S.UNCONFIRMED, S.CONFIRMED} | BAD or not member.online:
+    if (
+        member.standing.state in {S.IDLE, S.WAITING, S.DOWNLOADING, S.UNCONFIRMED, S.CONFIRMED} | BAD
+        or not member.online
+    ):
         return False
     if member.offered_at is None or member.online_since is None:
         return False

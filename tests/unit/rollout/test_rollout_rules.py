@@ -221,7 +221,7 @@ def test_a_wave_of_nobody_proves_nothing() -> None:
     assert (moved(gone) or (None,))[0] is E.PAUSE
 
 
-@pytest.mark.parametrize("state", [S.IDLE, S.WAITING, S.UNCONFIRMED])
+@pytest.mark.parametrize("state", [S.IDLE, S.WAITING, S.DOWNLOADING, S.UNCONFIRMED])
 def test_a_device_that_shows_nothing_is_insufficient_evidence_neither_good_nor_bad(state: UpdateState) -> None:
     found = view(member(state=state))
     assert decide(found, at(300)) == []
