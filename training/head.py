@@ -69,7 +69,7 @@ class HeadOptions:
         allowed_error: largest error among accepted held-out cells of home.
         least_acceptance: smallest probability that may ever be accepted.
         least_for_mean: a type and origin with fewer cells gets no mean of its own.
-        least_for_threshold: an origin with fewer held-out cells does not move the domain's threshold.
+        threshold_origins: origins whose held-out cells set the domain's threshold; None for all of them.
     """
 
     ridge: float = 0.02
@@ -79,7 +79,7 @@ class HeadOptions:
     allowed_error: float = 0.01
     least_acceptance: float = 0.6
     least_for_mean: int = 1
-    least_for_threshold: int = 1
+    threshold_origins: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +130,9 @@ def fit_head(
         domain_threshold=np.array(1.0, np.float32),
     )
     distances = head.distances(held_out.embeddings)
-    origins, counts = np.unique(held_out.origins, return_counts=True)
-    least = min(options.least_for_threshold, int(counts.max()))
-    threshold = max(
-        float(np.quantile(distances[held_out.origins == o], options.domain_quantile)) for o in origins[counts >= least]
-    )
+    wanted = options.threshold_origins
+    origins = [o for o in np.unique(held_out.origins) if wanted is None or o in wanted]
+    threshold = max(float(np.quantile(distances[held_out.origins == o], options.domain_quantile)) for o in origins)
     head = Head(**{**_arrays(head), "domain_threshold": np.array(threshold, np.float32)})
     accept = accept_probability(chances, held_out.labels, options)
     return FittedHead(head, accept, options.coverage)

@@ -34,6 +34,7 @@ from models.runtime import Pipeline, SelfTestReport, run_self_test
 from models.runtime.golden import Embed, retyped_golden
 from models.runtime.head import load_head
 from training.base_set import BaseSet, FrozenSet
+from training.data.white_cells import GENERATED, HOME
 from training.errors import RefitError
 from training.gate import Figures, GateRules, JudgedCells, Verdict, figures_of, judge
 from training.head import FittedHead, HeadOptions, LabelledEmbeddings, fit_head
@@ -83,7 +84,8 @@ def site_weights(base: LabelledEmbeddings, site: LabelledEmbeddings, settings: R
 
 def refitted_head(base: BaseSet, site: SiteCells, settings: RefitSettings) -> FittedHead:
     """Fit the head on the base cells and the site's."""
-    options = HeadOptions(least_for_mean=settings.least_for_mean, least_for_threshold=settings.least_for_threshold)
+    # A site that could widen the domain would let cells of no known type in with its own.
+    options = HeadOptions(least_for_mean=settings.least_for_mean, threshold_origins=(HOME, GENERATED))
     train, held_out = base.train.with_others(site.learned), base.held_out.with_others(site.held_out)
     return fit_head(train, held_out, options, weights_of=site_weights(base.train, site.learned, settings))
 

@@ -31,7 +31,6 @@ class RefitSettings(Part):
     held_out_ratio: float = Field(ge=0, le=0.9, description="share of the labelled pictures held out")
     least_held_out: int = Field(ge=1, description="labels needed before any is held out")
     least_for_mean: int = Field(ge=1, description="cells of a type that give the site a mean of its own")
-    least_for_threshold: int = Field(ge=1, description="held-out cells that move the domain's threshold")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
