@@ -24,6 +24,7 @@ MAX_PACKET_BYTES = 2_000_000
 _ACL = f"""\
 user {CLOUD_USER}
 topic readwrite {PREFIX}/#
+topic read $SYS/#
 
 pattern write {PREFIX}/d/%u/up/#
 pattern read {PREFIX}/d/%u/down/#
@@ -109,7 +110,7 @@ class LocalBroker:
             "allow_anonymous false\n"
             f"password_file {passwords}\nacl_file {acl}\n"
             f"persistence true\npersistence_location {self._folder}/\nautosave_interval 15\n"
-            f"max_packet_size {MAX_PACKET_BYTES}\nmax_queued_messages 5000\n"
+            f"max_packet_size {MAX_PACKET_BYTES}\nmax_queued_messages 5000\nsys_interval 1\n"
         )
         return Part("broker", [self._mosquitto, "-c", str(config)], log=self._folder / "broker.log")
 

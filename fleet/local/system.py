@@ -89,7 +89,7 @@ class LocalSystem:
         self.cloud_port = free_port()
         self.admin_token = ""
         self.edge_bundle = shipped("edge")
-        self._cloud_password = secrets.token_urlsafe(24)
+        self.cloud_password = secrets.token_urlsafe(24)
         self._cloud: Part | None = None
 
     def __enter__(self) -> Self:
@@ -150,7 +150,7 @@ class LocalSystem:
         """Writes the configuration, makes the first token and waits until the cloud answers."""
         self.make_keys()
         config = self.folder / "cloud.yaml"
-        password = _secret_file(self.folder / "cloud-broker-password", self._cloud_password)
+        password = _secret_file(self.folder / "cloud-broker-password", self.cloud_password)
         _write_yaml(
             config,
             _merged(
@@ -195,7 +195,7 @@ class LocalSystem:
 
     def start_broker(self) -> None:
         """Starts the broker with an account for the cloud and for each device that was added."""
-        accounts = {CLOUD_USER: self._cloud_password} | {a.device: a.token for a in self.agents.values()}
+        accounts = {CLOUD_USER: self.cloud_password} | {a.device: a.token for a in self.agents.values()}
         self.broker.start(accounts)
 
     # -- agents --------------------------------------------------------------------------------------------------
