@@ -47,7 +47,7 @@ UPDATE = {"soak_fields": 6, "soak_s": 1.0, "wait_for_slide_s": 0.0}
 ENOUGH_OPINIONS = 16
 LAST_S = 180.0
 """How long the pictures of a folder must last at least, so that a rollout finds devices at work."""
-STAIN = {"stain_intensity_ratio": 1.35, "stain_tint": [1.6, 0.7, 0.7]}
+STAIN = {"stain_intensity_ratio": 1.25, "stain_tint": [1.6, 0.7, 0.7]}
 """The laboratory stains more strongly and bluer than the model has seen: it leaves cells unnamed until it is taught."""
 MIN_F1 = 0.9
 RUN_TIMEOUT_S = 600.0
