@@ -214,8 +214,8 @@ def shown(found: RolloutDetail) -> Group:
 
 def _head(found: RolloutDetail) -> Text:
     row = found.summary
-    words = f"rollout {row.id}: release {row.counter} ({row.version}), {row.state.value}, wave {row.wave + 1} of "
-    words += f"{row.waves}, {row.confirmed} of {row.devices} confirmed, {row.bad} bad"
+    words = f"rollout {row.id}: release {row.counter} ({row.version}), {row.state.value}, wave {row.wave} of "
+    words += f"0 to {row.waves - 1}, {row.confirmed} of {row.devices} confirmed, {row.bad} bad"
     return Text(f"{words}\n{row.reason}" if row.reason else words)
 
 

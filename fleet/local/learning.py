@@ -189,7 +189,7 @@ def standing(rollout: RolloutDetail) -> str:
         for m in rollout.members
     )
     reason = f": {summary.reason}" if summary.reason else ""
-    return f"{summary.state.value}{reason}; wave {summary.wave + 1} of {summary.waves}; {members}"
+    return f"{summary.state.value}{reason}; wave {summary.wave}; {members}"
 
 
 def _asked(client: CloudClient, rollout: str) -> RolloutDetail | None:

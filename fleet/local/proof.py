@@ -72,7 +72,7 @@ def bad_model_steps(learned: Learned, system: LocalSystem) -> Iterator[Step]:
     rollout = learned.rollout
     state = rollout.summary.state if rollout else RolloutState.UNKNOWN
     stopped = rollout is not None and state is RolloutState.ABORTED and rollout.summary.wave == 0
-    yield step("the bad model was stopped in the first wave", stopped, state.value, "aborted in wave 1")
+    yield step("the bad model was stopped in the first wave", stopped, state.value, "aborted in wave 0")
     bench = [member for member in rollout.members if member.wave == 0] if rollout else []
     codes = sorted({member.code or "" for member in bench})
     yield step("the device said why", any(codes), ", ".join(codes), "a code")
