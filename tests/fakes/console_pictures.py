@@ -15,9 +15,11 @@ from cloud.config import Settings
 from cloud.storage.engine_sqlalchemy import Storage
 from cloud.storage.tables import DeviceStateRow
 from edge_agent.console.server import ConsoleServer
+from fleet.contract.release import WavePlan
 from tests.fakes.chromium import Chromium, chromium
 from tests.fakes.console_agent import FakeAgent
 from tests.fakes.console_cloud import EDGE_MODEL, SITE, running_cloud
+from tests.fakes.console_rollouts import StagedRollouts
 
 OUT = Path("docs/pictures")
 SETTLE_MS = 2500
@@ -128,8 +130,31 @@ def draw_cloud(browser: Chromium, out: Path, data_dir: Path) -> None:
             watched.page.screenshot(path=str(out / "console-cloud-review.png"))
 
 
+def draw_rollouts(browser: Chromium, out: Path, data_dir: Path) -> None:
+    """A rollout under way, and one that stopped by itself."""
+    waves = (WavePlan(devices=("bench-1",)), WavePlan(devices=("ward-1", "ward-2")), WavePlan(percent=100))
+    for name, code in (("console-cloud-rollout", None), ("console-cloud-rollout-stopped", "E_SELFTEST")):
+        with running_cloud(data_dir / name, field_count=1) as cloud:
+            staged = StagedRollouts(cloud, data_dir / name)
+            staged.add("bench-1", "ward-1", "ward-2", "night-1", "night-2")
+            token = cloud.token(role="operator", name="Ada Keller")
+            rollout = staged.start(waves, token)
+            staged.devices["bench-1"].fails = code
+            for seconds in (1, 1, 601, 1) if code is None else (1, 1):
+                staged.go(seconds=seconds)
+            with browser.page(cloud.base_url) as watched:
+                watched.open("/sign-in")
+                watched.page.keyboard.type(token)
+                watched.page.keyboard.press("Enter")
+                watched.page.wait_for_url("**/devices")
+                watched.open(f"/rollouts/{rollout}")
+                watched.page.wait_for_timeout(SETTLE_MS)
+                watched.page.screenshot(path=str(out / f"{name}.png"))
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
     with chromium() as started, tempfile.TemporaryDirectory() as scratch:
         draw_edge(started, target)
         draw_cloud(started, target, Path(scratch))
+        draw_rollouts(started, target, Path(scratch))
