@@ -117,7 +117,7 @@ def _counts(own: Sequence[Member], thresholds: Thresholds) -> list[Gate]:
     enough = needed(thresholds, len(own))
     undecided = sum(member.undecided and member.online for member in own)
     bad = sum(member.bad for member in own)
-    attempted = sum(member.attempted or member.bad for member in own)
+    attempted = sum(member.attempted for member in own)
     limit = error_limit(thresholds, attempted=attempted, count=len(own))
     return [
         Gate(

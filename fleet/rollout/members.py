@@ -19,6 +19,17 @@ IDLE_STATES = frozenset({UpdateState.IDLE, UpdateState.WAITING, UpdateState.DOWN
 A slow download is among them: it says nothing of the model, and the device gives it up by itself (`E_SLOW`).
 """
 
+PASSING = frozenset(
+    code.value
+    for code, family in CODE_FAMILIES.items()
+    if family is CodeFamily.RETRYABLE and code is not UpdateCode.TIMEOUT
+)
+"""Codes after which a device tries again by itself, since they say nothing of the model.
+
+A time-out is none of them: devices tell it of a trial that does not end, and give up a slow download as `E_SLOW`.
+"""
+
+_GIVEN_UP = frozenset({UpdateState.FAILED, UpdateState.REJECTED})
 _RUNS = frozenset({UpdateState.CONFIRMED, UpdateState.IDLE})
 HUNG = UpdateCode.TIMEOUT.value
 
@@ -95,8 +106,13 @@ class Member:
 
     @property
     def bad(self) -> bool:
-        """Whether the release was not installed, or no longer is."""
-        return self.standing.state in BAD_STATES
+        """Whether it was told to activate the release, and has not installed it, or no longer runs it."""
+        return self.offered and self.standing.state in BAD_STATES and not self.passing
+
+    @property
+    def passing(self) -> bool:
+        """Whether it has given up for now, by a code after which it tries again."""
+        return self.standing.state in _GIVEN_UP and self.standing.code in PASSING
 
     @property
     def attempted(self) -> bool:

@@ -32,7 +32,7 @@ from fleet.rollout.gates import (
     settled,
     wave_gates,
 )
-from fleet.rollout.members import HUNG, IDLE_STATES, Member, is_security
+from fleet.rollout.members import BAD_STATES, HUNG, IDLE_STATES, PASSING, Member, is_security
 from fleet.rollout.plan import listed
 from fleet.rollout.states import RolloutEvent
 
@@ -129,12 +129,13 @@ def readable(thresholds: Thresholds | None) -> bool:
 
 def judge(member: Member, view: RolloutView, now: datetime) -> Member:
     """The member as the limits see it: one that hangs in a step of the update is a failed one, with the code it has."""
-    hangs = member.standing.state not in IDLE_STATES and member.undecided and _too_long(member, view, now)
-    if not hangs:
+    at_it = member.standing.state not in IDLE_STATES | BAD_STATES and not member.confirmed
+    if not (at_it and _too_long(member, view, now)):
         return member
-    return replace(
-        member, standing=replace(member.standing, state=UpdateState.FAILED, code=member.standing.code or HUNG)
-    )
+    code = member.standing.code
+    if code is None or code in PASSING:
+        code = HUNG
+    return replace(member, standing=replace(member.standing, state=UpdateState.FAILED, code=code))
 
 
 def _ratios(thresholds: Thresholds) -> tuple[float, float, float]:
@@ -171,7 +172,7 @@ def _stop(view: RolloutView, now: datetime) -> str | None:
         return None
     assert view.thresholds is not None
     own = counted(view.members, view.wave)
-    for group in (own, [member for member in view.members if member.told]):
+    for group in (own, [member for member in view.members if member.offered]):
         if _too_many_bad(group, view.thresholds):
             return _words([member for member in group if member.bad])
     red = red_quality(_gates(view, now))
@@ -183,6 +184,12 @@ def _words(members: Sequence[Member]) -> str:
     first = min(member.wave for member in members)
     names = [f"{member.device} {member.standing.code or member.standing.state.value}" for member in members]
     return f"wave {first}: {listed(names)}"
+
+
+def _state(member: Member) -> str:
+    """`waiting`, or `failed (E_SPACE)`."""
+    code = f" ({member.standing.code})" if member.standing.code else ""
+    return member.standing.state.value + code
 
 
 def _before_the_end(
@@ -269,13 +276,14 @@ def _completed(view: RolloutView, now: datetime) -> list[Action]:
         return []
     assert view.thresholds is not None
     late = [member for member in view.members if member.straggler and not member.gone]
-    if any(_too_many_bad(group, view.thresholds) for group in (late, told)):
+    offered = [member for member in told if member.offered]
+    if any(_too_many_bad(group, view.thresholds) for group in (late, offered)):
         return []
     return [Offer(m.device, Activation.ACTIVATE) for m in late if m.online and m.known and not m.offered]
 
 
 def _too_many_bad(group: Sequence[Member], thresholds: Thresholds) -> bool:
-    attempted = sum(member.attempted or member.bad for member in group)
+    attempted = sum(member.attempted for member in group)
     return sum(m.bad for m in group) >= error_limit(thresholds, attempted=attempted, count=len(group))
 
 
@@ -307,7 +315,7 @@ def _dead_end(view: RolloutView, now: datetime) -> str | None:
         return why
     own = counted(view.members, view.wave)
     if silent := [member for member in own if member.undecided and _too_long(member, view, now)]:
-        names = listed(f"{member.device} is online and {member.standing.state.value}" for member in silent)
+        names = listed(f"{member.device} is online and {_state(member)}" for member in silent)
         return f"wave {view.wave}: insufficient evidence: {names}"
     stuck = [gate for gate in _gates(view, now) if gate.name in OF_THE_WAVE and gate.verdict is not Verdict.GREEN]
     confirmed = [member for member in own if member.confirmed]

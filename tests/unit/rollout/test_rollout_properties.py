@@ -148,6 +148,12 @@ near_a_gate = st.builds(
 """One step before something opens."""
 
 
+def is_bad(member: Member) -> bool:
+    """Told to activate, and failed in a way that no second try cures."""
+    again = member.standing.state is not S.ROLLED_BACK and member.standing.code in {"E_SLOW", "E_SPACE", "E_STALE"}
+    return member.offered_at is not None and member.standing.state in BAD and not again
+
+
 def hangs(member: Member, view: RolloutView, now: Any) -> bool:
     """Whether a device has been in one step of the update for longer than it may: it counts as failed."""
     assert view.thresholds is not None
@@ -174,7 +180,7 @@ def forbids(view: RolloutView, now: Any) -> list[str]:
     if not confirmed or len(confirmed) + 1e-9 < limits.p_ok * len(own):
         found.append("too few are confirmed")
     if any(
-        m.presence is Presence.ONLINE and m.standing.state not in BAD | {S.CONFIRMED} and m.device not in hung
+        m.presence is Presence.ONLINE and not is_bad(m) and m.standing.state is not S.CONFIRMED and m.device not in hung
         for m in own
     ):
         found.append("one that is online is not decided")
@@ -191,8 +197,8 @@ def forbids(view: RolloutView, now: Any) -> list[str]:
     for code in (m.standing.code for m in told):
         if code is not None and CODE_FAMILIES[UpdateCode(code)] is CodeFamily.SECURITY:
             found.append("security")
-    bad = sum(m.standing.state in BAD or m.device in hung for m in own)
-    tried = sum((m.offered_at is not None and m.standing.state is not S.IDLE) or m.standing.state in BAD for m in own)
+    bad = sum(is_bad(m) or m.device in hung for m in own)
+    tried = sum(m.offered_at is not None and m.standing.state is not S.IDLE for m in own)
     if bad >= max(1 if len(own) <= 1 else limits.min_errors, math.ceil(limits.p_error * tried - 1e-9)):
         found.append("too many are bad")
     return found
@@ -250,7 +256,8 @@ def test_every_action_is_one_that_can_be_done(view: RolloutView, seconds: int) -
                 assert by_device[device].told
             case MarkStraggler(device):
                 member = by_device[device]
-                assert member.standing.state not in BAD | {S.CONFIRMED}
+                assert member.standing.state is not S.CONFIRMED
+                assert not is_bad(member)
                 assert not (member.online and member.offered), "one that is at it is waited for"
 
 

@@ -78,6 +78,34 @@ def test_a_bad_device_stops_the_rollout_and_the_reason_names_it(members: tuple[M
     assert moved(view(*members)) == (E.ABORT, expected)
 
 
+@pytest.mark.parametrize("code", ["E_SPACE", "E_SLOW", "E_INCOMPAT", "E_LOAD", None])
+def test_a_device_that_was_only_told_to_download_takes_nobody_back(code: str | None) -> None:
+    first, later = member("a-1", state=S.TRIAL), waiting("a-2", 1, state=S.FAILED, code=code)
+    assert decide(view(first, later), at(10)) == []
+    rests = view(member("a-1", state=S.CONFIRMED), later, state=R.SOAKING)
+    assert moved(rests, 60) == (E.OPEN_WAVE, "wave 0 has passed")
+    gate = next(gate for gate in gates_of(view(later, wave=1), at(10)) if gate.name == "bad")
+    assert gate.figure == 0
+
+
+@pytest.mark.parametrize("state", [S.FAILED, S.REJECTED])
+@pytest.mark.parametrize("code", ["E_SPACE", "E_SLOW", "E_STALE"])
+def test_what_a_device_tries_again_is_undecided_until_the_step_deadline_and_pauses_then(
+    state: UpdateState, code: str
+) -> None:
+    found = view(member(state=state, code=code))
+    assert decide(found, at(300)) == []
+    why = f"auto: wave 0: insufficient evidence: bench-1 is online and {state.value} ({code})"
+    assert moved(found, 301) == (E.PAUSE, why)
+    assert decide(view(member("a-1", state=S.CONFIRMED), member("a-2", state=state, code=code)), at(10)) == []
+
+
+def test_a_model_that_was_taken_back_or_hangs_is_bad_whatever_the_code() -> None:
+    assert moved(view(member(state=S.ROLLED_BACK, code="E_SLOW"))) == (E.ABORT, "wave 0: bench-1 E_SLOW")
+    assert moved(view(member(state=S.FAILED, code="E_TIMEOUT"))) == (E.ABORT, "wave 0: bench-1 E_TIMEOUT")
+    assert moved(view(member(state=S.TRIAL, code="E_SLOW")), 301) == (E.ABORT, "wave 0: bench-1 E_TIMEOUT")
+
+
 def test_even_a_paused_rollout_stops_for_a_bad_device() -> None:
     assert moved(view(member(state=S.FAILED, code="E_LOAD"), state=R.PAUSED)) == (E.ABORT, "wave 0: bench-1 E_LOAD")
     assert moved(view(member(state=S.TRIAL), state=R.PAUSED)) is None
@@ -243,7 +271,7 @@ def test_a_confirmed_wave_whose_evidence_does_not_come_pauses() -> None:
 
 def test_a_wave_that_can_no_longer_pass_pauses_at_once() -> None:
     found = view(
-        *(member(f"a-{i}", state=S.CONFIRMED) for i in range(19)), member("bad-1", state=S.FAILED, code="E_SPACE")
+        *(member(f"a-{i}", state=S.CONFIRMED) for i in range(19)), member("bad-1", state=S.FAILED, code="E_LOAD")
     )
     assert moved(found) == (E.PAUSE, "auto: wave 0: at most 19 of 20 devices can be confirmed, 20 are needed")
 
