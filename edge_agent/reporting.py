@@ -64,7 +64,7 @@ class Reporter:
             previous=None if before is None else before.digest,
             desired_version=0 if record.desired is None else record.desired.version,
             pending=None if pending is None else pending.digest,
-            rollout=record.rollout,
+            rollout=record.concerns,
             soak=self._soaked(self.core),
         )
 

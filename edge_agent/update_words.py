@@ -66,6 +66,11 @@ _HOLDS = {
     Hold.BUSY: "{other} is ready and waits until the slide has been read.",
 }
 
+_NO_LIST = (
+    "{other} waits until the cloud has sent a newly signed list of models that names it. "
+    "The model in use goes on reading."
+)
+
 
 def update_card(
     record: UpdateRecord, progress: Progress | None, soak: SoakFigures | None, soak_text: str
@@ -85,6 +90,8 @@ def update_card(
         ratio = 1.0 - progress.missing / max(1, progress.chunks)
         word = f"{word} {percent(ratio)}"
     template = _SENTENCES.get(record.state, "") if record.hold is None else _HOLDS[record.hold]
+    if record.state is S.REJECTED and record.code is UpdateCode.STALE:
+        template = _NO_LIST
     return UpdateCard(
         state=part,
         word=word,
@@ -122,8 +129,8 @@ def _lines(
         found += _soak_lines(shown)
         if record.state is S.UNCONFIRMED and soak_text:
             found.append(("So far", soak_text))
-    if record.rollout:
-        found.append(("Rollout", record.rollout))
+    if record.concerns:
+        found.append(("Rollout", record.concerns))
     return found
 
 

@@ -21,6 +21,7 @@ from edge_agent.update.record import (
     Hold,
     Key,
     Model,
+    Refused,
     UpdateRecord,
     barring,
     confirmed_by_soak,
@@ -138,11 +139,11 @@ class UpdateCore:
             case TrustTaken():
                 self._trust(event, now)
             case TrustNotTaken():
-                self._not_taken(NoteCode.TRUST_REFUSED, event.code, event.text, now)
+                self._trust_refused(event, now)
             case DesiredTaken():
                 self._desired(event.desired, now)
             case DesiredNotTaken():
-                self._not_taken(NoteCode.DESIRED_REFUSED, event.code, event.text, now)
+                self._desired_refused(event, now)
             case Prepared():
                 self._prepared(event, now)
             case NoRoom():
@@ -282,9 +283,14 @@ class UpdateCore:
 
     def _desired(self, desired: Desired, now: Moment) -> None:
         known = self.record.desired
-        if known is not None and desired.version <= known.version:
-            if desired.version < known.version:
-                self._out.append(Note(NoteCode.DESIRED_OLD, f"version {desired.version}, known is {known.version}"))
+        if known is not None and desired.version < known.version:
+            self._out.append(Note(NoteCode.DESIRED_OLD, f"version {desired.version}, known is {known.version}"))
+            return
+        refused = self.record.state is UpdateState.REJECTED and self.record.refused is not None
+        if known is not None and desired.version == known.version:
+            if refused:  # another one had come in between
+                self._move(UpdateTrigger.CLEARED, now)
+                self._consider(now, fresh=True)
             return
         other = known is None or (known.release, known.counter, known.rollout) != (
             desired.release,
@@ -296,6 +302,8 @@ class UpdateCore:
             changes["attempts"] = 0
             self._retry_s = None
         self._save(self.record.model_copy(update=changes))
+        if refused:
+            self._move(UpdateTrigger.CLEARED, now)
         self._trust_until_s = now.monotonic_s + self._settings.trust_wait_s if self._link else None
         self._consider(now, fresh=True)
 
@@ -307,19 +315,49 @@ class UpdateCore:
             assert candidate is not None
             if event.releases.get((candidate.digest, candidate.counter)) != candidate:
                 self._refuse(UpdateCode.STALE, "the release is no longer in the signed list", now)
-        elif record.state is UpdateState.REJECTED and record.about is None:
+        elif record.state is UpdateState.REJECTED and record.about is None and record.refused is None:
             self._move(UpdateTrigger.CLEARED, now)
         self._consider(now, fresh=True)
 
-    def _not_taken(self, note: NoteCode, code: UpdateCode, text: str, now: Moment) -> None:
-        """Bad metadata or a bad wish: shown when nothing is under way, which earlier good metadata have started."""
-        self._out.append(Note(note, f"{code.value}: {text}"))
-        record = self.record
-        if record.state in UNDER_WAY or (record.state is UpdateState.REJECTED and record.code is code):
-            return
-        if CODE_FAMILIES[code] is not CodeFamily.SECURITY and not self._wants_another():
+    def _trust_refused(self, event: TrustNotTaken, now: Moment) -> None:
+        self._out.append(Note(NoteCode.TRUST_REFUSED, f"{event.code.value}: {event.text}"))
+        waits = self._untaken(event)
+        if CODE_FAMILIES[event.code] is not CodeFamily.SECURITY and waits is None and not self._wants_another():
             return  # what has expired stops installing, and nothing is to be installed
-        self._move(UpdateTrigger.REFUSED, now, code=code, text=text, about=None)
+        if waits is None:
+            self._not_taken(event.code, event.text, now)
+        else:
+            refused = Refused(wish=event.wish, rollout=waits.rollout)
+            self._not_taken(event.code, event.text, now, about=_model_of(waits), refused=refused)
+
+    def _desired_refused(self, event: DesiredNotTaken, now: Moment) -> None:
+        """The rollout of the wish before must not answer for it."""
+        self._out.append(Note(NoteCode.DESIRED_REFUSED, f"{event.code.value}: {event.text}"))
+        self._not_taken(event.code, event.text, now, refused=Refused(wish=event.wish))
+
+    def _not_taken(
+        self,
+        code: UpdateCode,
+        text: str,
+        now: Moment,
+        *,
+        about: Model | None = None,
+        refused: Refused | None = None,
+    ) -> None:
+        """Bad metadata or a bad wish: shown when nothing is under way, which earlier good metadata have started."""
+        record = self.record
+        told = record.state is UpdateState.REJECTED and record.code is code
+        if record.state in UNDER_WAY or (told and refused in (None, record.refused)):
+            return
+        self._move(UpdateTrigger.REFUSED, now, code=code, text=text, about=about, refused=refused)
+
+    def _untaken(self, event: TrustNotTaken) -> Desired | None:
+        """The wish that waits for trust, if it is a new one and asks for something to be installed."""
+        waits, known = event.waits, self.record.desired
+        if waits is None or (known is not None and waits.version <= known.version):
+            return None
+        about = _model_of(waits)
+        return None if about is None or about.key == self.record.confirmed.key else waits
 
     def _consider(self, now: Moment, *, fresh: bool = False) -> None:
         """Compares what is wanted with what is; the one place where an update begins, ends early or is refused.
@@ -346,7 +384,7 @@ class UpdateCore:
         if key is None or (self.record.state is UpdateState.FAILED and not self._retry_now(key, fresh=fresh)):
             return
         if key == self.record.confirmed.key:
-            if self.record.state is not UpdateState.CONFIRMED:
+            if self.record.state is not UpdateState.CONFIRMED and self.record.refused is None:
                 self._move(UpdateTrigger.IN_PLACE, now)
         elif self._may_restore(now):
             self._enter(restored(self.record, at=now.utc), now)
@@ -579,3 +617,8 @@ class UpdateCore:
 
     def _late(self, what: str) -> None:
         self._out.append(Note(NoteCode.ANSWER_LATE, f"{what} for a release that is not wanted any more"))
+
+
+def _model_of(desired: Desired) -> Model | None:
+    """The model that is wanted."""
+    return None if desired.release is None else Model(digest=desired.release, counter=desired.counter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from edge_agent.update.traffic import (
 )
 from edge_agent.update.trust import TrustKeeper
 from fleet.contract.codec import WireError, decode
+from fleet.contract.messages import Desired
 from fleet.contract.release import MAX_CHUNK_BYTES, MAX_TRUST_BYTES, SignedDesired, Trust, UpdateCode
 
 MAX_TRUST_MESSAGE_BYTES = 2 * MAX_TRUST_BYTES
@@ -77,6 +79,7 @@ class Receiver:
         self._retry_s = retry_s
         self._wish: bytes | None = None
         self._trusted = False
+        self._refused: TrustRefused | None = None
         self._again: tuple[float, bytes] | None = None
 
     def trust(self, payload: bytes) -> list[Event]:
@@ -87,11 +90,11 @@ class Receiver:
             releases = self._trust.refresh(trust, self._clock.now().utc)
         except WireError as exc:
             code = UpdateCode.LENGTH if exc.code == "too_large" else UpdateCode.SIGNATURE
-            return [TrustNotTaken(code, str(exc))]
+            return self._untrusted(TrustRefused(code, str(exc)))
         except TrustRefused as exc:
             self._metrics.update_refused.labels("trust", exc.code.value).inc()
             if exc.code is not UpdateCode.SPACE:
-                return [TrustNotTaken(exc.code, exc.text)]
+                return self._untrusted(exc)
             # No fault of the message: the broker sends it once, the disk may have room later.
             self._again = (self._clock.now().monotonic_s + self._retry_s, payload)
             log.warning("trust_not_kept", error=exc.text)
@@ -103,6 +106,8 @@ class Receiver:
     def wish(self, payload: bytes) -> list[Event]:
         """Takes a desired state; before there is trust it is only kept, which the broker does as well."""
         self._wish = payload
+        if not self._trusted and self._refused is not None:
+            return self._untrusted(self._refused)
         return self._judged()
 
     def chunk(self, message: ChunkMessage, *, wanted: frozenset[str], candidate: Key | None) -> list[Event]:
@@ -137,19 +142,35 @@ class Receiver:
             return []
         return self.trust(self._again[1])
 
+    def _untrusted(self, refused: TrustRefused) -> list[Event]:
+        """Trust was refused; a wish that waits for it is named if an earlier root vouches for its signature."""
+        self._refused = refused
+        waits, wish = None, ""
+        if not self._trusted and self._wish is not None:
+            with contextlib.suppress(WireError, TrustRefused):
+                waits, wish = self._verified(self._wish), _name(self._wish)
+        return [TrustNotTaken(refused.code, refused.text, waits, wish)]
+
     def _judged(self) -> list[Event]:
         if not self._trusted or self._wish is None:
             return []
         try:
-            desired = self._trust.verify_desired(decode(SignedDesired, self._wish))
-            if desired.device != self._device:
-                raise TrustRefused(UpdateCode.SIGNATURE, f"the wish is for {desired.device}")
+            return [DesiredTaken(self._verified(self._wish))]
         except WireError as exc:
-            return [DesiredNotTaken(UpdateCode.SIGNATURE, str(exc))]
+            return [DesiredNotTaken(UpdateCode.SIGNATURE, str(exc), _name(self._wish))]
         except TrustRefused as exc:
             self._metrics.update_refused.labels("desired", exc.code.value).inc()
-            return [DesiredNotTaken(exc.code, exc.text)]
-        return [DesiredTaken(desired)]
+            return [DesiredNotTaken(exc.code, exc.text, _name(self._wish))]
+
+    def _verified(self, wish: bytes) -> Desired:
+        desired = self._trust.verify_desired(decode(SignedDesired, wish))
+        if desired.device != self._device:
+            raise TrustRefused(UpdateCode.SIGNATURE, f"the wish is for {desired.device}")
+        return desired
+
+
+def _name(wish: bytes) -> str:
+    return hashlib.sha256(wish).hexdigest()
 
 
 def earliest_expiry(trust: Trust) -> datetime | None:

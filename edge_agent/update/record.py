@@ -67,6 +67,18 @@ class Barred(WireModel):
     metadata: str | None = None
 
 
+class Refused(WireModel):
+    """A wish that was refused before it was taken.
+
+    Attributes:
+        wish: names it; the same one again is no other refusal.
+        rollout: of it; None when nothing that stands in it may be believed.
+    """
+
+    wish: str = Field("", max_length=64)
+    rollout: str | None = Field(None, max_length=64)
+
+
 class Told(WireModel):
     """A step with its number: the store takes each number once."""
 
@@ -84,6 +96,7 @@ class UpdateRecord(WireModel):
         candidate: release under way; None at rest.
         metadata: name of the signed list that the candidate was taken from.
         about: release that the last outcome is about; None when it was no release.
+        refused: wish that the last outcome is about, when that wish was never taken.
         desired: last desired state taken.
         floor: releases with a lower counter are refused.
         boots: unclean starts with the candidate running or on trial.
@@ -105,6 +118,7 @@ class UpdateRecord(WireModel):
     candidate: ReleaseTarget | None = None
     metadata: str = ""
     about: Model | None = None
+    refused: Refused | None = None
     desired: Desired | None = None
     floor: Count = 0
     boots: Count = 0
@@ -139,6 +153,11 @@ class UpdateRecord(WireModel):
         """Rollout that the last desired state belongs to."""
         return None if self.desired is None else self.desired.rollout
 
+    @property
+    def concerns(self) -> str | None:
+        """Rollout that the last outcome is about."""
+        return self.rollout if self.refused is None else self.refused.rollout
+
 
 def moved(
     record: UpdateRecord,
@@ -165,13 +184,14 @@ def moved(
     told = changes["about"] or about
     if told is None and after is UpdateState.CONFIRMED:
         told = changes.get("confirmed", record.confirmed)
+    refused: Refused | None = changes.get("refused")
     step = UpdateStep(
         boot=0,
         seq=0,
         happened_at=at,
         release=None if told is None else told.digest,
         counter=0 if told is None else told.counter,
-        rollout=record.rollout,
+        rollout=record.rollout if refused is None else refused.rollout,
         before=record.state,
         after=after,
         code=None if code is None else code.value,
@@ -183,6 +203,7 @@ def moved(
         update={
             "hold": None,
             **changes,
+            "refused": refused,
             "state": after,
             "code": code,
             "text": text[:TEXT_LENGTH],

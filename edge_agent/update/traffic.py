@@ -55,10 +55,18 @@ class TrustTaken:
 
 @dataclass(frozen=True, slots=True)
 class TrustNotTaken:
-    """A trust message was refused."""
+    """A trust message was refused.
+
+    Attributes:
+        waits: a wish for this device, signed by a key that is trusted already, that cannot be taken before there is
+            good trust; None when there is none.
+        wish: names that wish.
+    """
 
     code: UpdateCode
     text: str
+    waits: Desired | None = None
+    wish: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +78,15 @@ class DesiredTaken:
 
 @dataclass(frozen=True, slots=True)
 class DesiredNotTaken:
-    """A desired state was refused."""
+    """A desired state was refused; nothing that stands in it may be believed.
+
+    Attributes:
+        wish: names it; another wish, another name.
+    """
 
     code: UpdateCode
     text: str
+    wish: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,13 @@ def record(state: UpdateState, code: UpdateCode | None = None, hold: Hold | None
     )
 
 
+def test_a_list_that_has_expired_is_waited_for_in_plain_words() -> None:
+    refused = record(UpdateState.REJECTED, UpdateCode.STALE)
+    card = update_card(refused, None, None, "")
+    assert "waits until the cloud has sent a newly signed list" in card.sentence
+    assert card.code == "E_STALE"
+
+
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("hold", [None, *Hold])
 def test_every_state_has_its_word_and_its_sentence(state: UpdateState, hold: Hold | None) -> None:

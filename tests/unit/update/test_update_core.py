@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from edge_agent.update.record import Hold, booted
+from edge_agent.update.record import Hold, Model, booted
 from edge_agent.update.traffic import (
     Ask,
     ChunkFalse,
     DesiredNotTaken,
+    DesiredTaken,
     FollowChunks,
     LinkChanged,
     NoRoom,
@@ -29,9 +30,9 @@ from edge_agent.update.traffic import (
     Use,
 )
 from fleet.contract.base import ClockQuality
-from fleet.contract.messages import Activation, UpdateState
+from fleet.contract.messages import Activation, Desired, UpdateState
 from fleet.contract.release import CODE_FAMILIES, CodeFamily, UpdateCode
-from tests.unit.edge.edge_builders import START
+from tests.unit.edge.edge_builders import DEVICE, START
 from tests.unit.update.update_bench import (
     ALL,
     SETTINGS,
@@ -532,6 +533,48 @@ def test_trust_that_has_expired_says_so_only_while_something_is_to_be_installed(
     other.want(release(7))
     other.tell(TrustNotTaken(UpdateCode.STALE, "expired"))
     assert (other.state, other.core.record.code) == (S.REJECTED, UpdateCode.STALE)
+
+
+def wish(version: int, rollout: str = "r-2") -> Desired:
+    return Desired(device=DEVICE, version=version, release=THREE.digest, counter=3, rollout=rollout,
+                   activation=Activation.ACTIVATE)  # fmt: skip
+
+
+def test_a_wish_that_waits_for_good_trust_is_told_with_its_release_and_rollout() -> None:
+    bench = run(started())
+    bench.tell(TrustNotTaken(UpdateCode.STALE, "expired", wish(2), "w"))
+    record = bench.core.record
+    assert (record.state, record.code, record.about, record.concerns) == (
+        S.REJECTED, UpdateCode.STALE, Model(digest=THREE.digest, counter=3), "r-2",
+    )  # fmt: skip
+    bench.tell(TrustNotTaken(UpdateCode.STALE, "expired", wish(2), "w"))
+    assert bench.told.count("rejected:E_STALE") == 1
+    trusts(bench)
+    bench.tell(DesiredTaken(wish(2)))
+    assert bench.stands(S.DOWNLOADING)
+    assert bench.core.record.refused is None
+
+
+def test_expired_trust_says_nothing_of_a_wish_that_is_known_or_that_asks_for_what_runs() -> None:
+    bench = run(started())
+    bench.tell(TrustNotTaken(UpdateCode.STALE, "expired", wish(1), "w"))
+    runs = wish(2).model_copy(update={"release": TWO.digest, "counter": 2})
+    bench.tell(TrustNotTaken(UpdateCode.STALE, "expired", runs, "w"))
+    assert bench.stands(S.CONFIRMED)
+
+
+def test_the_rollout_before_does_not_answer_for_a_wish_that_nobody_vouches_for() -> None:
+    bench = run(started())
+    bench.tell(DesiredNotTaken(UpdateCode.SIGNATURE, "x", "one"))
+    record = bench.core.record
+    assert (record.state, record.about, record.rollout, record.concerns) == (S.REJECTED, None, "r-1", None)
+    trusts(bench)
+    bench.tell(DesiredNotTaken(UpdateCode.SIGNATURE, "x", "one"))
+    assert bench.told.count("rejected:E_SIG") == 1, "the same wish, looked at again"
+    bench.tell(DesiredNotTaken(UpdateCode.SIGNATURE, "x", "two"))
+    assert bench.told.count("rejected:E_SIG") == 2, "another wish: a newer refusal"
+    wants(bench)
+    assert (bench.state, bench.core.record.concerns) == (S.CONFIRMED, "r-1")
 
 
 def test_bad_trust_does_not_disturb_what_good_trust_has_started() -> None:

@@ -217,6 +217,22 @@ def test_a_wish_for_another_device_is_refused_and_seen(bench: Bench, operator: O
     until(lambda: [problem.code for problem in bench.problems.now()] == [REFUSED], "a person sees it")
 
 
+@pytest.mark.parametrize("wish_first", [True, False])
+def test_at_a_start_with_expired_trust_the_wish_that_waits_for_it_is_told(
+    bench: Bench, operator: Operator, wish_first: bool
+) -> None:
+    expired = TrustMessage(encode(operator.renewed(at=datetime.now(UTC) - timedelta(hours=5))))
+    messages: list[DesiredMessage | TrustMessage] = [DesiredMessage(operator.wish(operator.targets[1])), expired]
+    bench.run()
+    for message in messages if wish_first else reversed(messages):
+        bench.driver.post(message)
+    bench.reaches(UpdateState.REJECTED)
+    record = bench.driver.core.record
+    assert (record.code, record.about and record.about.counter, record.concerns) == (UpdateCode.STALE, 2, "r-1")
+    bench.driver.post(TrustMessage(encode(operator.trust)))
+    bench.reaches(UpdateState.UNCONFIRMED)
+
+
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"\xff", b'{"roots": []}', b" " * 2_000_000])
 def test_what_cannot_be_read_is_refused_and_the_thread_lives(bench: Bench, operator: Operator, payload: bytes) -> None:
     bench.run()
