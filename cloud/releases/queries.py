@@ -36,7 +36,8 @@ async def list_releases(session: AsyncSession, principal: Principal) -> ReleaseP
         _releases().options(defer(ReleaseRow.target), defer(ReleaseRow.evidence)).order_by(ReleaseRow.counter.desc())
     )
     rows = (await session.execute(query)).all()
-    return ReleasePage(items=tuple(_summary(row, name, accepted, running) for row, name, accepted in rows))
+    items = [_summary(row, _name(by, principal), accepted, running) for row, by, accepted in rows]
+    return ReleasePage(items=tuple(items))
 
 
 async def get_release(session: AsyncSession, principal: Principal, counter: int) -> ReleaseDetail:
@@ -44,9 +45,9 @@ async def get_release(session: AsyncSession, principal: Principal, counter: int)
     found = (await session.execute(_releases().where(ReleaseRow.counter == counter))).first()
     if found is None:
         raise NotFound(f"there is no release {counter}", code="no_release", hint="see GET /v1/releases")
-    row, name, accepted = found
+    row, by, accepted = found
     return ReleaseDetail(
-        summary=_summary(row, name, accepted, await _running(session, principal)),
+        summary=_summary(row, _name(by, principal), accepted, await _running(session, principal)),
         target=ReleaseTarget.model_validate(row.target),
         evidence=row.evidence,
     )
@@ -58,9 +59,14 @@ async def trust_expiry(session: AsyncSession) -> dict[str, datetime]:
     return {str(role): expires_at for role, expires_at in (await session.execute(query)).all()}
 
 
-def _releases() -> Select[ReleaseRow, str, bool]:
+def _name(by: PrincipalRow, principal: Principal) -> str:
+    """Releases are everybody's, and the people of a site its own."""
+    return by.name if by.site_id == principal.site_id else ""
+
+
+def _releases() -> Select[ReleaseRow, PrincipalRow, bool]:
     accepted = ReleaseRow.target["evidence"]["accepted"].as_boolean()
-    query = select(ReleaseRow, PrincipalRow.name, accepted)
+    query = select(ReleaseRow, PrincipalRow, accepted)
     return query.join(PrincipalRow, PrincipalRow.id == ReleaseRow.created_by)
 
 

@@ -117,6 +117,11 @@ async def test_a_release_is_stored_signed_on_listed_and_on_record(fleet: Releasi
 
     assert (detail.summary.counter, detail.summary.version) == (2, "1.2.0")
     assert detail.summary.created_by == "a operator"
+    elsewhere = tools.bearer(await fleet.cloud.token("operator", site="lab-b"))
+    page = (await fleet.http.get("/v1/releases", headers=elsewhere)).json()
+    assert {item["created_by"] for item in page["items"]} == {""}
+    found = (await fleet.http.get("/v1/releases/2", headers=elsewhere)).json()
+    assert found["summary"]["created_by"] == ""
     assert detail.summary.evidence_accepted is True
     assert detail.evidence == evidence_for(detail.target.digest)
     after = await fleet.trust()
