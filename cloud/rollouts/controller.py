@@ -25,7 +25,7 @@ from cloud.metrics import Metrics
 from cloud.releases.desired import set_desired
 from cloud.releases.signing import OnlineKey
 from cloud.rollouts.log import MAX_REASON, decided
-from cloud.rollouts.rows import Loaded, Seen, load
+from cloud.rollouts.rows import Loaded, Seen, load, owed_return
 from cloud.storage.engine_sqlalchemy import Storage
 from cloud.storage.leases import Held, require_held
 from cloud.storage.tables import RolloutMemberRow, RolloutRow
@@ -34,7 +34,7 @@ from fleet.contract.release import RolloutState
 from fleet.rollout.gates import Gate
 from fleet.rollout.members import BAD_STATES
 from fleet.rollout.plan import listed
-from fleet.rollout.rules import Action, MarkStraggler, Move, Offer, Return, RolloutView, decide, gates_of
+from fleet.rollout.rules import ALL_BACK, Action, MarkStraggler, Move, Offer, Return, RolloutView, decide, gates_of
 from fleet.rollout.states import MOVING_STATES, RolloutEvent, advance
 
 log = structlog.get_logger()
@@ -187,7 +187,8 @@ class RolloutController:
         row, report = seen.row, seen.report
         assert report is not None  # the rules offer nothing to a device that nothing is known of
         if row.previous_digest is None:
-            row.previous_digest, row.previous_counter = report.active.digest, report.release_counter
+            owed = await owed_return(session, row, report)
+            row.previous_digest, row.previous_counter = owed or (report.active.digest, report.release_counter)
         row.desired_version = await self._set_desired(
             session,
             device=row.device,
@@ -261,6 +262,8 @@ def _move(session: AsyncSession, look: _Look, move: Move, now: datetime) -> None
             rollout.reason = move.reason[:MAX_REASON]
         case RolloutEvent.COMPLETE | RolloutEvent.RETURNED:
             rollout.finished_at = now
+            if move.event is RolloutEvent.RETURNED and move.reason != ALL_BACK:
+                rollout.reason = _and(rollout.reason, move.reason)
     gates: list[Gate] = [] if move.event is RolloutEvent.RETURNED else gates_of(look.view, now)
     decided(session, rollout, CONTROLLER, action=move.event.value, reason=move.reason, gates=gates, now=now)
     trail.record(
@@ -273,6 +276,12 @@ def _move(session: AsyncSession, look: _Look, move: Move, now: datetime) -> None
         site_id=rollout.site_id,
     )
     log.info("rollout_moved", rollout=rollout.id, move=move.event.value, state=after.value, reason=move.reason)
+
+
+def _and(before: str, words: str) -> str:
+    """Both, and rather the first one shortened: it is on record with its own decision."""
+    room = max(MAX_REASON - len(words) - 2, 0)
+    return f"{before[:room]}; {words}"[:MAX_REASON] if before[:room] else words[:MAX_REASON]
 
 
 def _tell(session: AsyncSession, rollout: RolloutRow, actions: Sequence[Action], now: datetime) -> None:

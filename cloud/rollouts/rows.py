@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud.errors import NotFound
-from cloud.storage.tables import DeviceRow, DeviceStateRow, ReleaseRow, RolloutMemberRow, RolloutRow
+from cloud.storage.tables import DesiredRow, DeviceRow, DeviceStateRow, ReleaseRow, RolloutMemberRow, RolloutRow
 from fleet.contract.messages import Presence, Reported, SoakFigures, UpdateState
 from fleet.contract.release import ReleaseTarget, RolloutState, Thresholds
 from fleet.rollout.members import Member, Order, Standing, standing_of
@@ -27,6 +27,7 @@ class Seen:
         standing: by that report; the row still has what was known before.
         presence: whether it is connected.
         gone: taken out of the registry.
+        release: digest of the rollout's release.
     """
 
     row: RolloutMemberRow
@@ -34,6 +35,12 @@ class Seen:
     gone: bool
     report: Reported | None
     standing: Standing
+    release: str
+
+    @property
+    def told(self) -> bool:
+        """Whether the rollout has made any desired state for it."""
+        return self.row.desired_version is not None
 
     @property
     def changed(self) -> bool:
@@ -85,14 +92,24 @@ async def load(session: AsyncSession, rollout_id: str, *, lock: bool = False) ->
 
 async def _seen(session: AsyncSession, rollout: RolloutRow, release: ReleaseRow) -> tuple[Seen, ...]:
     query = (
-        select(RolloutMemberRow, DeviceRow.revoked_at, DeviceStateRow.presence, DeviceStateRow.reported)
+        select(
+            RolloutMemberRow,
+            DeviceRow.revoked_at,
+            DeviceStateRow.presence,
+            DeviceStateRow.reported,
+            DesiredRow.made_at,
+        )
         .join(DeviceRow, DeviceRow.device == RolloutMemberRow.device)
         .outerjoin(DeviceStateRow, DeviceStateRow.device == RolloutMemberRow.device)
+        .outerjoin(
+            DesiredRow,
+            (DesiredRow.device == RolloutMemberRow.device) & (DesiredRow.version == RolloutMemberRow.desired_version),
+        )
         .where(RolloutMemberRow.rollout_id == rollout.id)
         .order_by(RolloutMemberRow.wave, RolloutMemberRow.device)
     )
     seen = []
-    for row, revoked_at, presence, reported in (await session.execute(query)).all():
+    for row, revoked_at, presence, reported, told_at in (await session.execute(query)).all():
         report = report_of(reported)
         order = Order(
             rollout=rollout.id,
@@ -100,10 +117,39 @@ async def _seen(session: AsyncSession, rollout: RolloutRow, release: ReleaseRow)
             previous=row.previous_digest,
             version=row.desired_version,
             return_ordered=row.returned_at is not None,
+            told_at=told_at,
         )
         standing = standing_of(report, _standing(row), order)
-        seen.append(Seen(row, Presence(presence or "unknown"), revoked_at is not None, report, standing))
+        seen.append(
+            Seen(row, Presence(presence or "unknown"), revoked_at is not None, report, standing, release.digest)
+        )
     return tuple(seen)
+
+
+async def owed_return(session: AsyncSession, row: RolloutMemberRow, report: Reported) -> tuple[str, int | None] | None:
+    """Digest and counter of the model that a device still has to go back to, as an earlier rollout told it."""
+    query = (
+        select(RolloutMemberRow, ReleaseRow.digest)
+        .join(RolloutRow, RolloutRow.id == RolloutMemberRow.rollout_id)
+        .join(ReleaseRow, ReleaseRow.counter == RolloutRow.counter)
+        .where(
+            RolloutMemberRow.device == row.device,
+            RolloutMemberRow.rollout_id != row.rollout_id,
+            RolloutMemberRow.desired_version.is_not(None),
+        )
+        .order_by(RolloutMemberRow.desired_version.desc())
+        .limit(1)
+    )
+    found = (await session.execute(query)).first()
+    if found is None:
+        return None
+    earlier, digest = found
+    previous = earlier.previous_digest
+    if earlier.returned_at is None or previous is None:
+        return None
+    order = Order(earlier.rollout_id, digest, previous, earlier.desired_version, return_ordered=True)
+    standing = standing_of(report, _standing(earlier), order)
+    return None if standing.returned or standing.stays else (previous, earlier.previous_counter)
 
 
 def report_of(reported: Any) -> Reported | None:
@@ -123,12 +169,15 @@ def thresholds_of(stored: Any) -> Thresholds | None:
 
 
 def evidence_accepted(release: ReleaseRow) -> bool | None:
-    """What the signed description says of the evaluation; None without one, and where it cannot be read."""
+    """What the signed description says of the evaluation; None without one, and where it cannot be read.
+
+    The evaluation of a bundle that was released without its self-test counts as none.
+    """
     try:
-        evidence = ReleaseTarget.model_validate(release.target).evidence
+        target = ReleaseTarget.model_validate(release.target)
     except ValidationError:
         return None
-    return evidence.accepted if evidence else None
+    return target.evidence.accepted if target.checked and target.evidence else None
 
 
 def rollout_not_found(rollout_id: str) -> NotFound:
@@ -143,7 +192,7 @@ def _member(seen: Seen, online_since: datetime | None) -> Member:
         wave=row.wave,
         presence=seen.presence,
         known=seen.report is not None,
-        told=row.desired_version is not None,
+        told=seen.told,
         offered_at=row.offered_at,
         standing=seen.standing,
         since=row.state_since,

@@ -9,14 +9,14 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud.audit import trail
 from cloud.auth.principals import Permission, Principal
 from cloud.errors import Conflict, NotFound, Unprocessable
 from cloud.rollouts.log import MAX_REASON, decided
-from cloud.rollouts.rows import evidence_accepted, rollout_not_found
+from cloud.rollouts.rows import Seen, evidence_accepted, load, rollout_not_found
 from cloud.storage.tables import DeviceRow, ReleaseRow, RolloutMemberRow, RolloutRow
 from fleet.contract.http import RolloutCreate
 from fleet.contract.messages import UpdateState
@@ -37,10 +37,11 @@ async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *,
         Forbidden: the role may not.
         NotFound: there is no such release.
         Unprocessable: unknown devices, waves that do not work out, or no evidence for a first wave of several devices.
-        Conflict: another rollout has one of the devices.
+        Conflict: another rollout has one of the devices, or has brought a release without evidence to another device.
     """
     by.require(Permission.MANAGE_ROLLOUTS)
-    release = await session.get(ReleaseRow, wanted.counter)
+    # Locked: of two rollouts of a release without evidence that start at once, one must see the other.
+    release = await session.get(ReleaseRow, wanted.counter, with_for_update=True)
     if release is None:
         raise NotFound(f"there is no release {wanted.counter}", code="no_release", hint="see GET /v1/releases")
     devices = await _devices(session, by, wanted)
@@ -48,12 +49,14 @@ async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *,
         waves = resolve(devices, wanted.waves)
     except PlanError as exc:
         raise Unprocessable(str(exc), code="bad_waves", hint="see GET /v1/devices for the devices of the site") from exc
-    if evidence_accepted(release) is not True and len(waves[0]) > BENCH_DEVICES:
-        raise Unprocessable(
-            f"release {release.counter} has no accepted evaluation: its first wave holds at most {BENCH_DEVICES}",
-            code="no_evidence",
-            hint="name one bench device as the first wave, or release the model with its evidence",
-        )
+    if evidence_accepted(release) is not True:
+        if len(waves[0]) > BENCH_DEVICES:
+            raise Unprocessable(
+                f"release {release.counter} has no accepted evaluation: its first wave holds at most {BENCH_DEVICES}",
+                code="no_evidence",
+                hint="name one bench device as the first wave, or release the model with its evidence",
+            )
+        await _refuse_spread(session, by, release, waves[0])
     await _refuse_conflict(session, devices)
     await _supersede_stragglers(session, devices, now=now)
     rollout = RolloutRow(
@@ -119,7 +122,7 @@ async def abort(session: AsyncSession, by: Principal, rollout_id: str, reason: s
 
 
 async def roll_back(session: AsyncSession, by: Principal, rollout_id: str, reason: str, *, now: datetime) -> None:
-    """Like an abort, and also after the end, as long as no later rollout has changed one of its devices."""
+    """Like an abort, and also after the end, as long as each device can go back: to the model that it ran before."""
     rollout = await _locked(session, by, rollout_id)
     if RolloutState(rollout.state) is not RolloutState.COMPLETED:
         await abort(session, by, rollout_id, reason, now=now)
@@ -128,6 +131,7 @@ async def roll_back(session: AsyncSession, by: Principal, rollout_id: str, reaso
     await _lock_devices(session, devices)
     await _refuse_conflict(session, devices)
     await _refuse_later(session, rollout, devices)
+    await _refuse_unable(session, rollout)
     _advance(session, rollout, by, RolloutEvent.ROLL_BACK, reason, now=now)
     rollout.reason, rollout.finished_at = _manual(reason), None
 
@@ -188,7 +192,51 @@ async def _refuse_later(session: AsyncSession, rollout: RolloutRow, devices: Seq
         raise Conflict(
             f"{device} has been changed since by the rollout {rollout_id}",
             code="rollout_superseded",
-            hint=f"roll that one back first: ahs-fleet rollout rollback {rollout_id}",
+            hint="only a device's last rollout can be rolled back; for an older model, release it again under a new"
+            " counter: ahs-fleet release create",
+        )
+
+
+async def _refuse_unable(session: AsyncSession, rollout: RolloutRow) -> None:
+    """A device goes back to the model that it has kept, and to no other: a release that is older is a replay to it."""
+    loaded = await load(session, rollout.id)
+    if unable := [seen.row.device for seen in loaded.seen if seen.told and not seen.gone and not _can_return(seen)]:
+        raise Conflict(
+            f"not known to have kept the model that they ran before: {listed(unable)}",
+            code="cannot_return",
+            hint="release it again under a new counter, and roll that out: ahs-fleet release create",
+        )
+
+
+def _can_return(seen: Seen) -> bool:
+    """Whether a device runs the model that it is to go back to, or has it as its model before, as it reports."""
+    report, wanted = seen.report, seen.row.previous_digest
+    if report is None or wanted is None:
+        return False
+    return report.active.digest == wanted or (report.active.digest == seen.release and report.previous == wanted)
+
+
+async def _refuse_spread(session: AsyncSession, by: Principal, release: ReleaseRow, bench: Sequence[str]) -> None:
+    """A release without evidence stays on one device of the site, however many rollouts it is given."""
+    under_way = RolloutRow.state.in_([state.value for state in OPEN_STATES]) & (RolloutMemberRow.wave == 0)
+    query = (
+        select(RolloutRow.id, RolloutMemberRow.device)
+        .join(RolloutMemberRow, RolloutMemberRow.rollout_id == RolloutRow.id)
+        .where(
+            RolloutRow.counter == release.counter,
+            RolloutRow.site_id == by.site_id,
+            or_(RolloutMemberRow.offered_at.is_not(None), under_way),
+            RolloutMemberRow.device.not_in(list(bench)),
+        )
+        .order_by(RolloutRow.created_at, RolloutMemberRow.device)
+    )
+    found = (await session.execute(query.limit(1))).first()
+    if found is not None:
+        rollout_id, device = found
+        raise Conflict(
+            f"release {release.counter} has no accepted evaluation, and {device} was offered it by {rollout_id}",
+            code="no_evidence",
+            hint=f"try it on {device} again, or release the model with its evidence",
         )
 
 

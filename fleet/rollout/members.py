@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from fleet.contract.base import ClockQuality
 from fleet.contract.messages import Presence, Reported, SoakFigures, UpdateState
 from fleet.contract.release import CODE_FAMILIES, CodeFamily, UpdateCode
 
@@ -43,6 +44,7 @@ class Order:
         previous: what the device ran before; None before it was told anything.
         version: of the newest desired state made for it by this rollout.
         return_ordered: whether that is the order to go back.
+        told_at: when that desired state was made; None when it is no longer the newest.
     """
 
     rollout: str
@@ -50,17 +52,24 @@ class Order:
     previous: str | None = None
     version: int | None = None
     return_ordered: bool = False
+    told_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a member stands: state and code as last reported, and what the new model has shown."""
+    """Where a member stands: state and code as last reported, and what the new model has shown.
+
+    Attributes:
+        returned: it is back on its old model, as ordered.
+        stays: it has refused to go back, or failed at it for good.
+    """
 
     state: UpdateState = UpdateState.IDLE
     code: str | None = None
     soak: SoakFigures | None = None
     self_test_passed: bool | None = None
     returned: bool = False
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,8 @@ def standing_of(report: Reported | None, before: Standing, order: Order) -> Stan
             state, code = before.state, before.code  # started anew, and the failure is still one
     elif runs and report.update_state in _RUNS:
         state, code = UpdateState.CONFIRMED, None
+    elif _refused(report, order):
+        state, code = report.update_state, report.update_code
     elif before.state is UpdateState.CONFIRMED and not runs:
         state, code = UpdateState.ROLLED_BACK, before.code
     elif before.state in BAD_STATES:
@@ -161,8 +172,26 @@ def _going_back(report: Reported, before: Standing, order: Order) -> Standing:
         kept = before.state in BAD_STATES
         return Standing(before.state if kept else UpdateState.CANCELLED, before.code, before.soak, returned=True)
     if heard and report.rollout == order.rollout and report.update_state in BAD_STATES:
-        return Standing(report.update_state, report.update_code, before.soak)
+        stays = report.update_state not in _GIVEN_UP or report.update_code not in PASSING
+        return Standing(report.update_state, report.update_code, before.soak, stays=stays)
     return before
+
+
+def _refused(report: Reported, order: Order) -> bool:
+    """Whether the device has refused what it was told before taking it in, so that it cannot name the rollout.
+
+    Only what it said later than it was told, by a clock that can be trusted, and not of another release.
+    """
+    return (
+        report.update_state in _GIVEN_UP
+        and report.update_code is not None
+        and report.pending in (None, order.digest)
+        and order.version is not None
+        and report.desired_version < order.version
+        and order.told_at is not None
+        and report.clock is ClockQuality.OK
+        and report.sent_at > order.told_at
+    )
 
 
 def is_security(code: str | None) -> bool:

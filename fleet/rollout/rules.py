@@ -37,7 +37,9 @@ from fleet.rollout.plan import listed
 from fleet.rollout.states import RolloutEvent
 
 RETURN_DEADLINE_S = 86400.0
-"""How long an aborted rollout waits for devices that are offline when its own deadline cannot be read."""
+"""How long an aborted rollout waits for devices that are not back when its own deadline cannot be read."""
+
+ALL_BACK = "every device is back on its old model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,12 +259,25 @@ def _aborting(view: RolloutView, now: datetime) -> list[Action]:
     deadline_s = RETURN_DEADLINE_S
     if view.thresholds is not None and readable(view.thresholds):
         deadline_s = view.thresholds.wave_deadline_s
-    if any(member.online or not _older(member.return_ordered_at, deadline_s, now) for member in away):
+    if any(not member.standing.stays and not _older(member.return_ordered_at, deadline_s, now) for member in away):
         return []
-    words = "every device is back on its old model"
-    if away:
-        words = f"the others are back; offline, and told to go back: {listed(member.device for member in away)}"
-    return [Move(RolloutEvent.RETURNED, words, view.wave)]
+    return [Move(RolloutEvent.RETURNED, _returned(told, away), view.wave)]
+
+
+def _returned(told: Sequence[Member], away: Sequence[Member]) -> str:
+    """Who is back, and who is not."""
+    if not away:
+        return ALL_BACK
+    stays = [member for member in away if member.online or member.standing.stays]
+    words = []
+    if len(away) < len(told):
+        words.append("the others are back")
+    if stays:
+        codes = {m.device: f" ({m.standing.code})" if m.standing.code else "" for m in stays}
+        words.append(f"not back: {listed(device + code for device, code in codes.items())}")
+    if offline := [member.device for member in away if member not in stays]:
+        words.append(f"offline, and told to go back: {listed(offline)}")
+    return "; ".join(words)
 
 
 def _older(moment: datetime | None, seconds: float, now: datetime) -> bool:

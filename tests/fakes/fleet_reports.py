@@ -60,7 +60,13 @@ class Clock:
 
 
 async def add_release(
-    storage: Storage, counter: int, digest: str = NEW, *, accepted: bool | None = True, site: str = SITE
+    storage: Storage,
+    counter: int,
+    digest: str = NEW,
+    *,
+    accepted: bool | None = True,
+    checked: bool = True,
+    site: str = SITE,
 ) -> None:
     """A release as it is stored; `accepted` None: without evidence."""
     chunk = {"sha256": "c" * 64, "size_bytes": 10}
@@ -77,12 +83,12 @@ async def add_release(
         "size_bytes": 10,
         "chunks": [chunk],
         "created_at": START.isoformat(),
-        "checked": True,
+        "checked": checked,
         "evidence": evidence,
     }
     row = ReleaseRow(counter=counter, site_id=site, digest=digest, name="edge", version=f"1.{counter}.0")
     row.archive_sha256, row.size_bytes, row.target, row.evidence = "a" * 64, 10, target, None
-    row.checked, row.created_at, row.created_by = True, START, SYSTEM.id
+    row.checked, row.created_at, row.created_by = checked, START, SYSTEM.id
     async with storage.writing() as session:
         session.add(row)
 
@@ -93,7 +99,9 @@ class ReportingDevice:
 
     name: str
     tell: Callable[[str, str, dict[str, Any]], Awaitable[None]]
+    now: Callable[[], datetime]
     active: str = OLD
+    previous: str | None = None
     counter: int = 1
     state: str = "idle"
     code: str | None = None
@@ -133,7 +141,8 @@ class ReportingDevice:
             "device": self.name,
             "boot": 1,
             "seq": self.seq,
-            "sent_at": START.isoformat(),
+            "sent_at": self.now().isoformat(),
+            "previous": self.previous,
             "active": {"name": "edge", "version": "1", "digest": self.active},
             "update_state": self.state,
             "update_code": self.code,
@@ -157,6 +166,7 @@ class ReportingDevice:
         elif self.fails is not None and desired.release == NEW:
             self.state, self.code = "failed", self.fails
         else:
+            self.previous = self.active
             self.active, self.counter, self.state = desired.release or OLD, desired.counter, "confirmed"
             self.soak = GOOD if desired.release == NEW else None
         await self.report()
@@ -167,6 +177,7 @@ class ReportedFleet:
 
     def __init__(self, storage: Storage, clock: Callable[[], datetime]) -> None:
         self._storage = storage
+        self._now = clock
         self._ledger = Ledger(storage, Metrics(), now=clock)
         self.devices: dict[str, ReportingDevice] = {}
 
@@ -176,7 +187,7 @@ class ReportedFleet:
         for name in names:
             async with self._storage.writing() as session:
                 await registry.create_by_system(session, DeviceCreate(device=name, site=site))
-            self.devices[name] = ReportingDevice(name, self.tell)
+            self.devices[name] = ReportingDevice(name, self.tell, self._now)
             await self.devices[name].connect()
 
     async def tell(self, device: str, kind: str, body: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from tests.fakes.fleet_reports import GOOD, NEW, OLD, Clock, ReportedFleet, add_
 
 pytestmark = pytest.mark.anyio
 
+NEWER = "sha256:" + "3" * 64
 S, R = UpdateState, RolloutState
 QUICK = {"soak_s": 60, "step_deadline_s": 600, "wave_deadline_s": 3600, "min_fields": 10}
 TWO_WAVES = [{"devices": ["bench-1"]}, {"percent": 100}]
@@ -218,6 +219,31 @@ async def test_a_release_without_accepted_evidence_never_leaves_the_first_wave(f
     assert set(await floor.fleet.desired()) == {"bench-1"}
 
 
+async def test_several_rollouts_do_not_bring_a_release_without_evidence_to_several_devices(floor: Floor) -> None:
+    await add_release(floor.cloud.storage, 3, NEWER, accepted=None)
+    rollout = await floor.create(counter=3, devices=["bench-1"], waves=[])
+    body = {"counter": 3, "devices": ["bench-2"]}
+    refused = await floor.post("/v1/rollouts", body)
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_evidence")
+    await floor.go()
+    await floor.command(rollout, "abort")
+    await floor.go()
+    refused = await floor.post("/v1/rollouts", body)
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_evidence")
+    await floor.create(counter=3, devices=["bench-1"], waves=[])
+
+
+async def test_the_evaluation_of_a_bundle_that_was_not_checked_counts_as_none(floor: Floor) -> None:
+    await add_release(floor.cloud.storage, 3, NEWER, accepted=True, checked=False)
+    refused = await floor.post("/v1/rollouts", {"counter": 3, "waves": [{"percent": 100}]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "no_evidence")
+    rollout = await floor.create(counter=3)
+    await floor.look()
+    assert set(await floor.fleet.desired()) == {"bench-1"}
+    gates = {gate.name: gate.passed for gate in (await floor.get(rollout)).gates}
+    assert gates["evidence"] is False
+
+
 async def test_a_device_that_is_away_is_a_straggler_and_gets_the_release_on_its_return(floor: Floor) -> None:
     await floor.fleet.devices["bench-3"].leave()
     rollout = await floor.create()
@@ -292,6 +318,89 @@ async def test_a_completed_rollout_is_rolled_back_and_not_when_a_later_one_has_b
     await floor.go()
     assert await floor.state(third) is R.ABORTED
     assert {device.active for device in floor.fleet.devices.values()} == {NEW}
+
+
+async def test_two_rollouts_in_a_row_are_not_rolled_back_since_no_device_keeps_so_old_a_model(floor: Floor) -> None:
+    first = await floor.create()
+    for _ in range(4):
+        await floor.go(61)
+    await add_release(floor.cloud.storage, 3, NEWER)
+    second = await floor.create(counter=3, waves=[{"percent": 100}])
+    await floor.look()
+    for name, told in (await floor.fleet.desired()).items():
+        device = floor.fleet.devices[name]
+        device.previous, device.soak = device.active, GOOD
+        await device.report(active=NEWER, counter=3, state="confirmed", rollout=second, version=told.version)
+    for _ in range(2):
+        await floor.go(61)
+    assert await floor.state(second) is R.COMPLETED
+    refused = await floor.command(first, "rollback")
+    assert (refused.status_code, refused.json()["code"]) == (409, "rollout_superseded")
+    assert "release it again under a new counter" in refused.json()["hint"]
+    assert (await floor.command(second, "rollback")).status_code == 200
+    await floor.go()
+    assert await floor.state(second) is R.ABORTED
+    assert {device.active for device in floor.fleet.devices.values()} == {NEW}
+    refused = await floor.command(first, "rollback")
+    assert (refused.status_code, refused.json()["code"]) == (409, "cannot_return")
+    assert "release it again under a new counter" in refused.json()["hint"]
+
+
+async def test_a_rollback_is_refused_when_a_device_does_not_say_what_it_has_kept(floor: Floor) -> None:
+    rollout = await floor.create()
+    for _ in range(4):
+        await floor.go(61)
+    await floor.fleet.devices["bench-2"].report(previous=None)
+    refused = await floor.command(rollout, "rollback")
+    assert (refused.status_code, refused.json()["code"]) == (409, "cannot_return")
+    assert "bench-2" in refused.json()["detail"]
+    assert await floor.state(rollout) is R.COMPLETED
+
+
+async def test_a_device_that_owes_a_return_owes_it_to_the_next_rollout_too(floor: Floor) -> None:
+    rollout = await floor.create(devices=["bench-1"], waves=[])
+    await floor.go()
+    bench = floor.fleet.devices["bench-1"]
+    assert bench.active == NEW
+    await bench.leave()
+    await floor.command(rollout, "abort")
+    await floor.go()
+    await floor.go(3601)
+    assert await floor.state(rollout) is R.ABORTED
+    assert "offline, and told to go back: bench-1" in (await floor.get(rollout)).summary.reason
+    await add_release(floor.cloud.storage, 3, NEWER)
+    await bench.connect()
+    later = await floor.create(counter=3, devices=["bench-1"], waves=[])
+    await floor.look()
+    await floor.command(later, "abort")
+    await floor.go()
+    assert bench.active == OLD
+    assert await floor.state(later) is R.ABORTED
+
+
+async def test_a_device_that_refuses_the_wish_itself_stops_the_rollout_with_its_code(floor: Floor) -> None:
+    rollout = await floor.create()
+    await floor.look()
+    floor.clock.pass_s(1)
+    await floor.fleet.devices["bench-2"].report(state="rejected", code="E_SIG")
+    await floor.look()
+    found = await floor.get(rollout)
+    assert (found.summary.state, found.summary.reason) == (R.ABORTING, "wave 1: bench-2 E_SIG")
+    assert states(found)["bench-2"] == "rejected"
+
+
+async def test_a_device_that_refuses_to_go_back_is_named_and_does_not_hold_up_the_end(floor: Floor) -> None:
+    rollout = await floor.create()
+    await floor.go()
+    await floor.command(rollout, "abort", "not today")
+    await floor.look()
+    told = (await floor.fleet.desired())["bench-1"]
+    await floor.fleet.devices["bench-1"].report(state="rejected", code="E_ROLLBACK", version=told.version)
+    await floor.fleet.follow()
+    await floor.look()
+    found = await floor.get(rollout)
+    assert found.summary.state is R.ABORTED
+    assert found.summary.reason == "manual: not today; the others are back; not back: bench-1 (E_ROLLBACK)"
 
 
 async def test_an_abort_ends_though_a_device_stays_away_which_goes_back_when_it_returns(floor: Floor) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,16 +16,16 @@ OLD, NEW, OTHER = ("sha256:" + digit * 64 for digit in "abc")
 ORDER = Order(rollout="r-1", digest=NEW, previous=OLD, version=4)
 BACK = Order(rollout="r-1", digest=NEW, previous=OLD, version=5, return_ordered=True)
 S = UpdateState
+TOLD_AT, SECOND = datetime(2026, 1, 31, tzinfo=UTC), timedelta(seconds=1)
 
 
 def report(active: str = OLD, state: UpdateState = S.IDLE, **changes: Any) -> Reported:
-    changes = {"rollout": "r-1", "desired_version": 4} | changes
+    changes = {"rollout": "r-1", "desired_version": 4, "sent_at": datetime(2026, 1, 31, tzinfo=UTC)} | changes
     return Reported(
         message_id="m" * 8,
         device="bench-1",
         boot=1,
         seq=1,
-        sent_at=datetime(2026, 1, 31, tzinfo=UTC),
         active=ModelRef(name="edge", version="1", digest=active),
         update_state=state,
         **changes,
@@ -102,6 +103,50 @@ def test_a_device_is_back_when_it_has_heard_the_order_and_runs_its_old_model(
 ) -> None:
     found = standing_of(told, Standing(before), BACK)
     assert (found.state, found.returned) == (state, returned)
+
+
+@pytest.mark.parametrize(
+    ("told", "stays"),
+    [
+        (report(NEW, S.REJECTED, desired_version=5, update_code="E_ROLLBACK"), True),
+        (report(NEW, S.FAILED, desired_version=5), True),
+        (report(NEW, S.FAILED, desired_version=5, update_code="E_SLOW"), False),
+        (report(NEW, S.REJECTED, desired_version=4, update_code="E_ROLLBACK"), False),
+        (report(OLD, S.REJECTED, desired_version=5, update_code="E_ROLLBACK"), False),
+    ],
+)
+def test_a_device_stays_where_it_is_when_it_has_refused_the_order_to_go_back(told: Reported, stays: bool) -> None:
+    assert standing_of(told, Standing(S.CONFIRMED), BACK).stays is stays
+
+
+REFUSAL: dict[str, Any] = {"rollout": None, "desired_version": 3, "update_code": "E_SIG", "sent_at": TOLD_AT + SECOND}
+
+
+@pytest.mark.parametrize("state", [S.REJECTED, S.FAILED])
+@pytest.mark.parametrize("changes", [{}, {"rollout": "an older one"}, {"pending": NEW}])
+def test_a_refusal_that_comes_before_the_wish_is_taken_counts_with_its_code(
+    state: UpdateState, changes: dict[str, Any]
+) -> None:
+    found = standing_of(report(OLD, state, **REFUSAL | changes), Standing(), replace(ORDER, told_at=TOLD_AT))
+    assert (found.state, found.code) == (state, "E_SIG")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sent_at": TOLD_AT},
+        {"clock": "unsynced"},
+        {"desired_version": 4},
+        {"pending": OTHER},
+        {"update_code": None},
+        {"update_state": S.DOWNLOADING},
+        {"update_state": S.ROLLED_BACK},
+    ],
+)
+def test_what_may_be_of_an_earlier_wish_is_no_refusal_of_this_one(changes: dict[str, Any]) -> None:
+    told = report(OLD, S.REJECTED, **REFUSAL).model_copy(update=changes)
+    assert standing_of(told, Standing(), replace(ORDER, told_at=TOLD_AT)).state is S.IDLE
+    assert standing_of(report(OLD, S.REJECTED, **REFUSAL), Standing(), ORDER).state is S.IDLE
 
 
 def test_forged_altered_or_replayed_data_is_a_matter_of_security_and_nothing_else_is() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fleet.contract.messages import Activation, SoakFigures, UpdateState
 from fleet.contract.release import RolloutState, Thresholds
-from fleet.rollout.members import Member
+from fleet.rollout.members import Member, Standing
 from fleet.rollout.rules import (
     MarkStraggler,
     Move,
@@ -291,16 +291,29 @@ def test_an_abort_tells_everybody_who_was_told_and_ends_when_they_report_it() ->
     assert moved(view(*back, three, state=R.ABORTING)) == (E.RETURNED, "every device is back on its old model")
 
 
-def test_an_abort_waits_for_an_offline_device_until_the_deadline_and_for_an_online_one_always() -> None:
+def test_an_abort_waits_until_the_deadline_and_names_the_devices_that_are_not_back() -> None:
     away = offline("a-1", state=S.CONFIRMED, return_ordered_at=at(0))
     assert moved(view(away, state=R.ABORTING), 3600) is None
     assert moved(view(away, state=R.ABORTING), 3601) == (
         E.RETURNED,
-        "the others are back; offline, and told to go back: a-1",
+        "offline, and told to go back: a-1",
     )
     stays = member("a-1", state=S.CONFIRMED, return_ordered_at=at(0))
-    assert moved(view(stays, state=R.ABORTING), 1e7) is None
+    assert moved(view(stays, state=R.ABORTING), 3600) is None
+    assert moved(view(stays, state=R.ABORTING), 3601) == (E.RETURNED, "not back: a-1")
+    both = view(stays, replace(away, device="a-2"), state=R.ABORTING)
+    assert moved(both, 3601) == (E.RETURNED, "not back: a-1; offline, and told to go back: a-2")
     assert moved(view(replace(stays, gone=True), state=R.ABORTING)) is not None
+
+
+def test_an_abort_does_not_wait_for_a_device_that_refuses_to_go_back_and_names_it() -> None:
+    refuses = member("a-1", return_ordered_at=at(0), standing=Standing(S.REJECTED, "E_ROLLBACK", stays=True))
+    assert moved(view(refuses, state=R.ABORTING), 1) == (E.RETURNED, "not back: a-1 (E_ROLLBACK)")
+    under_way = member("a-2", state=S.CONFIRMED, return_ordered_at=at(0))
+    assert moved(view(refuses, under_way, state=R.ABORTING), 1) is None
+    back = replace(under_way, standing=Standing(S.CANCELLED, returned=True))
+    words = "the others are back; not back: a-1 (E_ROLLBACK)"
+    assert moved(view(refuses, back, state=R.ABORTING), 1) == (E.RETURNED, words)
 
 
 NUMBERS = ("p_ok", "p_error", "soak_s", "step_deadline_s", "wave_deadline_s", "max_disagreement")
