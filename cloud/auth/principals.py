@@ -43,7 +43,7 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: _READ,
     Role.TECHNICIAN: _READ,
     Role.REVIEWER: _READ | {Permission.LABEL},
-    Role.ENGINEER: _READ | {Permission.EXPORT_DATASET, Permission.MANAGE_RELEASES},
+    Role.ENGINEER: _READ | {Permission.EXPORT_DATASET},
     Role.OPERATOR: _READ | {Permission.MANAGE_DEVICES, Permission.MANAGE_RELEASES, Permission.MANAGE_ROLLOUTS},
     Role.ADMIN: _READ
     | {

@@ -49,6 +49,7 @@ _CODES = {
     8: "archive_mismatch",
     9: "chunks_mismatch",
     10: "bundle_refused",
+    11: "evidence_refused",
 }
 """Number of a check of `check_new_targets` -> code of the problem."""
 

@@ -40,7 +40,8 @@ def check_new_targets(trust: Trust, new_targets_text: str, archive: bytes, now: 
     7. its counter is the next one, and it was not made in the future;
     8. length and SHA-256 are those of the archive;
     9. the chunk list is the one that our own cutting gives;
-    10. the archive is a bundle, intact and safe, and the description names its digest, name, version and schema.
+    10. the archive is a bundle, intact and safe, and the description names its digest, name, version and schema;
+    11. its evidence, where it has any, compares it with a model that was released before.
 
     Args:
         trust: stored, and trusted.
@@ -77,7 +78,18 @@ def check_new_targets(trust: Trust, new_targets_text: str, archive: bytes, now: 
     if chunks != release.chunks:
         raise TargetsRefused(9, "the signed chunks are not those of the archive; release it with this version")
     _check_bundle(release, archive)  # 10
+    _check_evidence(release, before)  # 11
     return release
+
+
+def _check_evidence(release: ReleaseTarget, before: Targets) -> None:
+    if release.evidence is None:
+        return
+    known = {release_of(target).digest for target in before.targets.values()}
+    if release.evidence.champion not in known:
+        raise TargetsRefused(
+            11, f"the evidence compares with {release.evidence.champion}, which was never released; evaluate it again"
+        )
 
 
 def check_archive(trust: Trust, release: ReleaseTarget, archive: bytes) -> None:

@@ -55,6 +55,8 @@ def reference(data: bytes, digest: str) -> EvidenceRef:
         raise EvidenceRefused(
             f"the evidence is about {evidence.candidate}, not about this bundle {digest}; evaluate it"
         )
+    if not evidence.figures:
+        raise EvidenceRefused("the evidence holds no figures; give the evidence.json that the evaluation wrote")
     if not evidence.accepted:
         reasons = "; ".join(evidence.reasons) or "no reason given"
         raise EvidenceRefused(f"the evaluation did not accept this bundle: {reasons}")

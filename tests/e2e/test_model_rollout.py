@@ -108,7 +108,7 @@ def release(system: LocalSystem) -> str:
     champion = read_bundle(system.edge_bundle).digest
     evidence = system.folder / "evidence.json"
     document = {"schema": "ahs.evidence/1", "candidate": bundle.digest, "champion": champion, "accepted": True}
-    evidence.write_text(json.dumps(document | {"frozen_set": "0" * 64}))
+    evidence.write_text(json.dumps(document | {"frozen_set": "0" * 64, "figures": {"made for": "this test"}}))
     run_module(
         *("fleet", "release", "create", "--bundle", str(bundle.path), "--keys", str(system.keys)),
         *("--evidence", str(evidence), *system.cloud_options()),
@@ -178,5 +178,5 @@ def test_a_worker_killed_in_a_wave_and_a_device_killed_in_its_trial_cost_nothing
     assert detail is not None
     assert detail.summary.state is RolloutState.COMPLETED, detail.summary.reason
     assert running(system) == [digest, digest]
-    offered = [decision.reason for decision in detail.decisions if decision.action == "activate"]
+    offered = [decision.reason for decision in detail.decisions if decision.action == "offer_activation"]
     assert len(offered) == len(set(offered)) == 2, f"each wave is told once to activate: {offered}"

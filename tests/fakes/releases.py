@@ -96,7 +96,8 @@ class ReleaseDesk:
         counter = max((release.counter for release in releases_of(trust)), default=0) + 1
         version = f"1.{counter}.0"
         archive, digest = bundle_zip(version, head or f"head {counter}".encode())
-        document = json.dumps(evidence_for(digest)).encode() if evidence else None
+        before = releases_of(trust)
+        document = json.dumps(evidence_for(digest, before[0].digest)).encode() if evidence else None
         target = _target(archive, digest, counter, version, at, reference(document, digest) if document else None)
         targets = with_release(trust, target, archive, signer or self.keys.release)
         return Offered(target, targets, archive, document)
@@ -117,12 +118,12 @@ def bundle_zip(version: str, head: bytes) -> tuple[bytes, str]:
         return (Path(folder) / "bundle.zip").read_bytes(), bundle.digest
 
 
-def evidence_for(digest: str) -> JsonObject:
-    """An evaluation that accepts a bundle."""
+def evidence_for(digest: str, champion: str) -> JsonObject:
+    """An evaluation that accepts a bundle against a model that was released before."""
     return {
         "schema": "ahs.evidence/1",
         "candidate": digest,
-        "champion": "sha256:" + "c4" * 32,
+        "champion": champion,
         "frozen_set": "d5" * 32,
         "accepted": True,
         "reasons": [],

@@ -123,7 +123,8 @@ async def test_a_release_is_stored_signed_on_listed_and_on_record(fleet: Releasi
     found = (await fleet.http.get("/v1/releases/2", headers=elsewhere)).json()
     assert found["summary"]["created_by"] == ""
     assert detail.summary.evidence_accepted is True
-    assert detail.evidence == evidence_for(detail.target.digest)
+    assert detail.target.evidence is not None
+    assert detail.evidence == evidence_for(detail.target.digest, detail.target.evidence.champion)
     after = await fleet.trust()
     chain = check_trust(after, datetime.now(UTC))
     assert [release.counter for release in chain.releases] == [1, 2]
@@ -163,14 +164,14 @@ async def test_who_may(sqlite_fleet: Releasing, tools: Any) -> None:
     device = tools.bearer(await fleet.cloud.device())
     assert (await fleet.http.get("/v1/trust", headers=device)).status_code == 200
     assert refusal(await fleet.http.get("/v1/releases", headers=device)) == (403, "role_not_allowed")
-    for role in ("viewer", "technician", "reviewer"):
+    for role in ("viewer", "technician", "reviewer", "engineer"):
         person = tools.bearer(await fleet.cloud.token(role))
         assert (await fleet.http.get("/v1/trust", headers=person)).status_code == 200
         assert refusal(await fleet.send(offered, person)) == (403, "role_not_allowed")
         assert refusal(await fleet.http.post("/v1/trust", content="{}", headers=person)) == (403, "role_not_allowed")
     assert refusal(await fleet.send(offered, {"authorization": "Bearer ahs_nobody"}))[0] == 401
     assert refusal(await fleet.http.get("/v1/trust")) == (401, "token_missing")
-    for role in ("engineer", "admin"):
+    for role in ("operator", "admin"):
         person = tools.bearer(await fleet.cloud.token(role))
         assert (await fleet.send(fleet.desk.offer(await fleet.trust()), person)).status_code == 201
 

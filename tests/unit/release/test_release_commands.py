@@ -60,11 +60,11 @@ def begun(run: Command, cloud: ReleaseCloud, tmp_path: Path) -> Command:
     return run
 
 
-def evidence(path: Path, digest: str, *, accepted: bool = True) -> Path:
+def evidence(path: Path, digest: str, *, accepted: bool = True, champion: str = "sha256:" + "a" * 64) -> Path:
     document = {
         "schema": "ahs.evidence/1",
         "candidate": digest,
-        "champion": "sha256:" + "a" * 64,
+        "champion": champion,
         "frozen_set": "b" * 64,
         "accepted": accepted,
         "reasons": [] if accepted else ["monocyte recall fell by 0.20"],
@@ -153,10 +153,15 @@ def test_releasing_the_same_again_makes_no_second_release(begun: Command, cloud:
 
 def test_evidence_goes_with_the_release_and_is_named_in_it(begun: Command, cloud: ReleaseCloud, tmp_path: Path) -> None:
     bundle = plain(tmp_path / "second", version="1.2.0", head=b"head two")
-    path = evidence(tmp_path / "evidence.json", bundle.digest)
+    never = evidence(tmp_path / "never.json", bundle.digest)
+    refused = begun("release", "create", "--bundle", "second", "--unchecked", "--evidence", never)
+    assert refused.exit_code == 1
+    assert "never released" in refused.stderr
+    assert cloud.trust is not None
+    champion = releases_of(cloud.trust)[0].digest
+    path = evidence(tmp_path / "evidence.json", bundle.digest, champion=champion)
     made = begun("release", "create", "--bundle", "second", "--unchecked", "--evidence", path)
     assert made.exit_code == 0, made.stderr
-    assert cloud.trust is not None
     named = releases_of(cloud.trust)[-1].evidence
     assert named is not None
     assert named.accepted
