@@ -236,7 +236,7 @@ def second_half(system: LocalSystem, options: DemoOptions, console: Console) -> 
         opinions = learning.all_opinions(client)
         # Asked for after the opinions, so that the agents' reports hold every field that these are about.
         reader = _reader(system)
-        learned = Learned(reader=reader.name)
+        learned = Learned(reader=reader.name, truthful=reader.truthful)
         learning.label_all(client, opinions, reader, learned)
     console.print(f"labelled: {learned.labels} cells of {learned.opinions} images, by {learned.reader}")
     bundle, evidence = learning.refit(system, learned)
@@ -244,6 +244,10 @@ def second_half(system: LocalSystem, options: DemoOptions, console: Console) -> 
     learning.release(system, learned, bundle, evidence=evidence)
     console.print(f"released: {learned.model_after}, release {learned.counter}, signed; rolling out")
     learning.roll_out(system, learned, devices, tell)
+    if learned.truthful:
+        with system.client() as client:
+            opinions = learning.all_opinions(client)
+        learning.find_later(opinions, _reader(system), learned)
     learning.judge_unsure(system, learned, bundle)
     return learned
 

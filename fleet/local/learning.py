@@ -51,19 +51,23 @@ class Learned:
 
     Attributes:
         reader: whose word the labels are.
+        truthful: the reader knows what was drawn.
         bad: the model is one that must be stopped.
         opinions, labels: second opinions read to their end, cells labelled.
         model_before, model_after: name and version.
         digest, counter: of the release.
         refit_s: how long the refit took, as a whole process.
         release_bytes: size of the whole release; devices fetch only the chunks they lack.
+        taught: opinions that were labelled.
         unsure: cells that the edge had left unidentified and the reader named.
         named_before, named_after: how many of them each model names as the reader did.
+        later, later_before, later_after: likewise, cells of images that were not labelled: what was not taught.
         rollout: as the cloud tells it at the end.
         reported: device -> digest that it says it runs.
     """
 
     reader: str = ""
+    truthful: bool = False
     bad: bool = False
     opinions: int = 0
     labels: int = 0
@@ -73,29 +77,34 @@ class Learned:
     counter: int = 0
     refit_s: float = 0.0
     release_bytes: int = 0
+    taught: set[str] = field(default_factory=set)
     unsure: list[UnsureCell] = field(default_factory=list)
     named_before: int = 0
     named_after: int = 0
+    later: list[UnsureCell] = field(default_factory=list)
+    later_before: int = 0
+    later_after: int = 0
     rollout: RolloutDetail | None = None
     reported: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Gives labels to a second opinion; `name` says whose word that is."""
+    """Gives labels to a second opinion; `name` says whose word that is, `truthful` whether it is what was drawn."""
 
     name: str
+    truthful: bool
     label: Callable[[SecondOpinion], tuple[CellLabel, ...]]
 
 
 def truthful_reader(fields: Mapping[str, Sequence[Truth]]) -> Reader:
     """A reader who knows what was drawn. `fields`: capture id -> true cells."""
-    return Reader("the generator's truth", lambda opinion: labels_of(opinion, fields[opinion.capture_id]))
+    return Reader("the generator's truth", True, lambda opinion: labels_of(opinion, fields[opinion.capture_id]))
 
 
 def larger_model_as_reader() -> Reader:
     """For pictures whose truth nobody knows."""
-    return Reader("the larger model (stands in for a reader)", labels_by_larger_model)
+    return Reader("the larger model (stands in for a reader)", False, labels_by_larger_model)
 
 
 def label_all(client: CloudClient, opinions: Sequence[SecondOpinion], reader: Reader, learned: Learned) -> None:
@@ -104,6 +113,7 @@ def label_all(client: CloudClient, opinions: Sequence[SecondOpinion], reader: Re
         labels = reader.label(opinion)
         client.add_labels(opinion.id, LabelsCreate(labels=labels, done=True))
         learned.opinions += 1
+        learned.taught.add(opinion.id)
         learned.labels += len(labels)
         learned.unsure += unsure_cells(opinion, labels)
 
@@ -199,9 +209,16 @@ def _asked(client: CloudClient, rollout: str) -> RolloutDetail | None:
         return None
 
 
+def find_later(opinions: Sequence[SecondOpinion], reader: Reader, learned: Learned) -> None:
+    """Notes unsure cells of images that nobody labelled, as the old model left them."""
+    for opinion in opinions:
+        if opinion.id not in learned.taught:
+            learned.later += unsure_cells(opinion, reader.label(opinion))
+
+
 def judge_unsure(system: LocalSystem, learned: Learned, bundle: Path) -> None:
     """Reads the images of the unsure cells again with both models, as `ahs-edge infer` does."""
-    wanted = sorted({cell.opinion for cell in learned.unsure})
+    wanted = sorted({cell.opinion for cell in (*learned.unsure, *learned.later)})
     if not wanted:
         return
     pictures = system.folder / "unsure"
@@ -209,21 +226,30 @@ def judge_unsure(system: LocalSystem, learned: Learned, bundle: Path) -> None:
     with system.client() as client:
         for opinion in wanted:
             (pictures / f"{opinion}.jpg").write_bytes(client.opinion_image(opinion))
-    learned.named_before = _named(system, pictures, system.edge_bundle, learned.unsure)
-    learned.named_after = _named(system, pictures, bundle, learned.unsure)
+    before, after = _words(system, pictures, system.edge_bundle), _words(system, pictures, bundle)
+    learned.named_before, learned.named_after = _right(before, learned.unsure), _right(after, learned.unsure)
+    learned.later_before, learned.later_after = _right(before, learned.later), _right(after, learned.later)
 
 
-def _named(system: LocalSystem, pictures: Path, bundle: Path, cells: Sequence[UnsureCell]) -> int:
+Words = dict[str, list[tuple[Box, str]]]
+"""Opinion -> white cells of its image: box and label."""
+
+
+def _words(system: LocalSystem, pictures: Path, bundle: Path) -> Words:
     out = system.folder / f"infer-{bundle.name}.json"
     run_module("edge_agent", "infer", "--images", str(pictures), "--bundle", str(bundle), "--out", str(out))
-    found: dict[str, list[tuple[Box, str]]] = {}
+    found: Words = {}
     for image in json.loads(out.read_text(encoding="utf-8"))["images"]:
         found[Path(image["file"]).stem] = [
             (tuple(cell["bbox"]), cell["cell_type"]["label"])
             for cell in image["detections"]
             if cell["counted"] and cell.get("cell_type")
         ]
-    return sum(_word(found.get(cell.opinion, []), cell.box) == cell.label for cell in cells)
+    return found
+
+
+def _right(words: Words, cells: Sequence[UnsureCell]) -> int:
+    return sum(_word(words.get(cell.opinion, []), cell.box) == cell.label for cell in cells)
 
 
 def _word(found: Sequence[tuple[Box, str]], box: Box) -> str:

@@ -42,6 +42,9 @@ def loop_summary(learned: Learned) -> LoopSummary:
         unsure_cells=len(learned.unsure),
         named_before=learned.named_before,
         named_after=learned.named_after,
+        later_unsure_cells=len(learned.later),
+        later_named_before=learned.later_before,
+        later_named_after=learned.later_after,
     )
 
 
@@ -61,10 +64,15 @@ def loop_steps(learned: Learned, system: LocalSystem) -> Iterator[Step]:
     yield step("devices report it as running", running == devices, running, f"all {devices}")
     confirmed = sum(m.state is UpdateState.CONFIRMED for m in rollout.members) if rollout else 0
     yield step("proven on live fields and confirmed", confirmed == devices, confirmed, f"all {devices}")
-    if learned.unsure:
-        better = learned.named_after > learned.named_before
-        figure = f"{learned.named_before} -> {learned.named_after} of {len(learned.unsure)}"
-        yield step("cells unsure before are classified", better, figure, "more than before")
+    if not learned.truthful and not learned.unsure:
+        return  # real pictures may hold no cell that only one of the models is unsure of
+    better = learned.named_after > learned.named_before
+    figure = f"{learned.named_before} -> {learned.named_after} of {len(learned.unsure)}"
+    yield step("cells unsure before are classified", better, figure, "more than before")
+    if learned.truthful:
+        better = learned.later_after > learned.later_before
+        figure = f"{learned.later_before} -> {learned.later_after} of {len(learned.later)}"
+        yield step("so are cells that it was not taught", better, figure, "more than before")
 
 
 def bad_model_steps(learned: Learned, system: LocalSystem) -> Iterator[Step]:

@@ -73,6 +73,9 @@ class LoopSummary(Document):
     unsure_cells: int = Field(description="cells the edge had left unidentified and the reader named")
     named_before: int = Field(description="of these, named as the reader did by the model before")
     named_after: int = Field(description="likewise by the new model")
+    later_unsure_cells: int = Field(0, description="unsure cells of images that were not labelled, by the truth")
+    later_named_before: int = Field(0, description="of these, named rightly by the model before")
+    later_named_after: int = Field(0, description="likewise by the new model")
 
 
 class DemoSummary(Document):
@@ -167,6 +170,10 @@ def _loop_table(loop: LoopSummary) -> Table:
         rows["refit"] = f"{loop.refit_s:.1f} s"
         rows["cells unsure before"] = (
             f"{loop.unsure_cells}: named as the reader did {loop.named_before} before, {loop.named_after} now"
+        )
+    if loop.later_unsure_cells:
+        rows["cells not taught"] = (
+            f"{loop.later_unsure_cells}: named rightly {loop.later_named_before} before, {loop.later_named_after} now"
         )
     for name, text in rows.items():
         table.add_row(name, text)
