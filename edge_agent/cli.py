@@ -183,12 +183,15 @@ def self_test_(
     bundle: Annotated[Path, typer.Option(help="Model bundle, folder or .zip.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="Threads; measured if not given.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(help="What the bundle must be; of another one nothing is opened.")
+    ] = None,
     memory_bytes: Annotated[int | None, typer.Option(min=2**28, help="Address space, at most.")] = None,
     timeout_s: Annotated[int | None, typer.Option(min=1, help="Longest run, seconds.")] = None,
 ) -> None:
     """Prove a model bundle on its golden inputs on this workstation; exit code 3 when it fails."""
     limit_this_process(memory_bytes=memory_bytes, timeout_s=timeout_s)
-    report = self_test(bundle, threads=threads)
+    report = self_test(bundle, threads=threads, digest=digest)
     if as_json:
         typer.echo(json.dumps(report))
     else:

@@ -28,21 +28,32 @@ def limit_this_process(*, memory_bytes: int | None, timeout_s: int | None) -> No
         signal.alarm(timeout_s)
 
 
-def self_test(path: Path, *, threads: int | None, latency_limit_ms: float | None = None) -> dict[str, Any]:
+def self_test(
+    path: Path, *, threads: int | None, digest: str | None = None, latency_limit_ms: float | None = None
+) -> dict[str, Any]:
     """Runs the self-test; whatever goes wrong is a failed check.
+
+    Args:
+        path: the bundle.
+        threads: of ONNX Runtime; measured when None.
+        digest: what the bundle must be; of another one no network is opened.
+        latency_limit_ms: for one field; the bundle's own when None.
 
     Returns:
         {schema, digest (None when the bundle cannot be read), passed, checks: [{name, passed, figure, limit, detail}]}.
     """
-    digest = None
+    found = None
     try:
         bundle = read_bundle(path)
-        digest = bundle.digest
+        found = bundle.digest
+        if digest is not None and found != digest:
+            other = Check("digest", False, detail=f"the bundle is {found}, not {digest}")
+            return document(SelfTestReport((other,)), found)
         pipeline = Pipeline(bundle, threads=threads if threads is not None else measured_threads(bundle))
         report = run_self_test(pipeline, latency_limit_ms=latency_limit_ms)
     except (BundleError, ModelRuntimeError, MemoryError) as exc:
         report = SelfTestReport((Check("loads", False, detail=str(exc) or type(exc).__name__),))
-    return document(report, digest)
+    return document(report, found)
 
 
 def document(report: SelfTestReport, digest: str | None) -> dict[str, Any]:

@@ -71,6 +71,9 @@ from fleet.contract.messages import Activation, Desired, SoakFigures, UpdateStat
 from fleet.contract.release import CODE_FAMILIES, CodeFamily, ReleaseTarget, UpdateCode
 
 TRIAL_GRACE_S = 30.0
+STEADY_S = 300.0
+"""An unconfirmed model that has run for so long since a start did not bring the agent down."""
+WITHDRAWN = "the release is no longer in the signed list"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,7 @@ class UpdateCore:
                 self._out.append(Collect(record.kept, chunks=False))
                 self._maybe_activate(now)
             case UpdateState.TRIAL:
-                self._out.append(Try(Model.of(record.candidate)))
+                self._out.append(Try(record.candidate))
             case UpdateState.UNCONFIRMED:
                 self._soak_s, self.soak = None, None
                 self._out.append(Use(Model.of(record.candidate), shadow=record.confirmed))
@@ -250,6 +253,8 @@ class UpdateCore:
             case UpdateState.UNCONFIRMED:
                 if waited_s > self._settings.soak_limit_s:
                     self._fail(UpdateCode.TIMEOUT, f"not enough evidence: {self.soak_text}", now)
+                elif waited_s >= STEADY_S:
+                    self._steady()
             case UpdateState.FAILED:
                 if self._retry_s is not None and now.monotonic_s >= self._retry_s:
                     self._retry_s = None
@@ -314,7 +319,14 @@ class UpdateCore:
         if record.state in (UpdateState.DOWNLOADING, UpdateState.WAITING, UpdateState.VERIFIED):
             assert candidate is not None
             if event.releases.get((candidate.digest, candidate.counter)) != candidate:
-                self._refuse(UpdateCode.STALE, "the release is no longer in the signed list", now)
+                self._refuse(UpdateCode.STALE, WITHDRAWN, now)
+        elif record.state in (UpdateState.TRIAL, UpdateState.UNCONFIRMED):
+            assert candidate is not None
+            if event.releases.get((candidate.digest, candidate.counter)) != candidate:
+                soak = self.soak if record.state is UpdateState.UNCONFIRMED else None
+                self._retry_s = None
+                code = UpdateCode.STALE
+                self._move(UpdateTrigger.FAILED, now, code=code, text=WITHDRAWN, soak=soak, boots=0, attempts=0)
         elif record.state is UpdateState.REJECTED and record.about is None and record.refused is None:
             self._move(UpdateTrigger.CLEARED, now)
         self._consider(now, fresh=True)
@@ -388,7 +400,7 @@ class UpdateCore:
                 self._move(UpdateTrigger.IN_PLACE, now)
         elif self._may_restore(now):
             self._enter(restored(self.record, at=now.utc), now)
-        elif not self._is_previous(key) or wanted.activation is not Activation.ACTIVATE:
+        elif not self._is_previous(key) or wanted.activation is not Activation.ACTIVATE or self._withdrawn(key):
             self._begin(key, now)
 
     def _retry_now(self, key: Key, *, fresh: bool) -> bool:
@@ -411,7 +423,11 @@ class UpdateCore:
         wanted = self.record.desired
         if wanted is None or wanted.release is None or not self._is_previous((wanted.release, wanted.counter)):
             return False
-        return self._may_activate(now, known=True)
+        return not self._withdrawn((wanted.release, wanted.counter)) and self._may_activate(now, known=True)
+
+    def _withdrawn(self, key: Key) -> bool:
+        """Whether a list is known, and it does not name the release."""
+        return self._signed is not None and key not in self._signed.releases
 
     def _is_previous(self, key: Key) -> bool:
         return self.record.previous is not None and key == self.record.previous.key
@@ -601,6 +617,8 @@ class UpdateCore:
         if self.record.state is not UpdateState.UNCONFIRMED or not self._is_candidate(event.key):
             return
         self.soak = event.evidence.figures()
+        if event.evidence.fields:
+            self._steady()
         if self._soak_s is None:
             return
         verdict, self.soak_text = judge(event.evidence, self._settings, elapsed_s=now.monotonic_s - self._soak_s)
@@ -608,6 +626,11 @@ class UpdateCore:
             self._fail(UpdateCode.QUALITY, self.soak_text, now)
         elif verdict is Verdict.GOOD:
             self._enter(confirmed_by_soak(self.record, at=now.utc, soak=self.soak), now)
+
+    def _steady(self) -> None:
+        """This start was no crash: a workstation that is switched off says nothing against the model."""
+        if self.record.boots:
+            self._save(self.record.model_copy(update={"boots": 0}))
 
     # --- small ------------------------------------------------------------------------------------------------------
 

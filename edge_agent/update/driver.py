@@ -17,10 +17,10 @@ from edge_agent.errors import DeviceFault
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problem, Problems
 from edge_agent.update.core import UpdateCore
-from edge_agent.update.errors import ArchiveRefused
+from edge_agent.update.errors import ArchiveRefused, TrustRefused
 from edge_agent.update.installing import ModelInUse
 from edge_agent.update.receiving import ChunkMessage, DesiredMessage, Receiver, TrustMessage
-from edge_agent.update.record import Model, UpdateRecord
+from edge_agent.update.record import Key, Model, UpdateRecord
 from edge_agent.update.record_file import RecordFile
 from edge_agent.update.settings import UpdateSettings
 from edge_agent.update.traffic import (
@@ -52,6 +52,7 @@ from fleet.contract.messages import UpdateState, UpdateStep
 from fleet.contract.release import (
     CODE_FAMILIES,
     CodeFamily,
+    ReleaseTarget,
     UpdateCode,
 )
 
@@ -147,6 +148,7 @@ class UpdateDriver:
         self._inbox: queue.Queue[Inbound] = queue.Queue(INBOX_EVENTS)
         self._trial_stop: threading.Event | None = None
         self._trial_thread: threading.Thread | None = None
+        self._trial_of: Key | None = None
         self._stop = threading.Event()
 
     def post(self, event: Inbound) -> None:
@@ -190,7 +192,8 @@ class UpdateDriver:
                 wanted = self.core.chunks_wanted
                 self._handle_all(self._receiver.chunk(event, wanted=wanted, candidate=candidate))
             case TrialEnded():
-                self._trial_stop = None
+                if event.key == self._trial_of:  # a late one of another candidate ends no trial that runs now
+                    self._end_trial()
                 self._handle(event)
             case _:
                 self._handle(event)
@@ -240,7 +243,7 @@ class UpdateDriver:
             case Assemble():
                 return self._warehouse.assemble(action.release)
             case Try():
-                self._start_trial(action.model)
+                return self._start_trial(action.release)
             case StopTrial():
                 self._end_trial()
             case Use():
@@ -293,9 +296,16 @@ class UpdateDriver:
             text=step.text,
         )
 
-    def _start_trial(self, model: Model) -> None:
+    def _start_trial(self, release: ReleaseTarget) -> Event | None:
         self._end_trial()
+        model = Model.of(release)
+        try:
+            # Also after a restart: what was verified long ago may be something else by now.
+            self._warehouse.verify(release)
+        except TrustRefused as exc:
+            return TrialEnded(model.key, exc.code, exc.text)
         stop = self._trial_stop = threading.Event()
+        self._trial_of = model.key
 
         def work() -> None:
             try:
@@ -308,6 +318,7 @@ class UpdateDriver:
 
         self._trial_thread = threading.Thread(target=work, name="trial", daemon=True)
         self._trial_thread.start()
+        return None
 
     def _end_trial(self) -> None:
         if self._trial_stop is not None:
@@ -317,6 +328,7 @@ class UpdateDriver:
             # It kills its child at once; an agent that ends must not leave one behind.
             self._trial_thread.join(TRIAL_END_S)
             self._trial_thread = None
+        self._trial_of = None
 
     def _use(self, action: Use) -> Event:
         try:

@@ -17,6 +17,8 @@ from fleet.contract.base import Count, Digest, WireModel
 from fleet.contract.messages import Desired, SoakFigures, UpdateState, UpdateStep
 from fleet.contract.release import CODE_FAMILIES, CodeFamily, ReleaseTarget, UpdateCode
 
+MAX_STARTS = 20
+"""Unclean starts with one unconfirmed model: ended also when it reads some fields before each."""
 MAX_BARRED = 64
 MAX_UNTOLD = 256
 TEXT_LENGTH = 500
@@ -99,7 +101,8 @@ class UpdateRecord(WireModel):
         refused: wish that the last outcome is about, when that wish was never taken.
         desired: last desired state taken.
         floor: releases with a lower counter are refused.
-        boots: unclean starts with the candidate running or on trial.
+        boots: unclean starts with the candidate running or on trial, since it last read a field.
+        starts: all of them, however far it came in between.
         attempts: at the candidate, so far.
         barred: releases that are not tried again.
         soak: figures that the last verdict was made on.
@@ -122,6 +125,7 @@ class UpdateRecord(WireModel):
     desired: Desired | None = None
     floor: Count = 0
     boots: Count = 0
+    starts: Count = 0
     attempts: Count = 0
     barred: tuple[Barred, ...] = ()
     soak: SoakFigures | None = None
@@ -202,6 +206,7 @@ def moved(
     return record.model_copy(
         update={
             "hold": None,
+            "starts": 0,
             **changes,
             "refused": refused,
             "state": after,
@@ -264,15 +269,15 @@ def booted(record: UpdateRecord, *, at: datetime, max_boots: int) -> UpdateRecor
     """The record at a start of the agent: a model that brings the agent down again and again is dropped."""
     if record.state not in (UpdateState.UNCONFIRMED, UpdateState.TRIAL):
         return record
-    boots = record.boots + 1
-    if boots <= max_boots:
-        return record.model_copy(update={"boots": boots})
+    boots, starts = record.boots + 1, record.starts + 1
+    if boots <= max_boots and starts <= max(MAX_STARTS, max_boots):
+        return record.model_copy(update={"boots": boots, "starts": starts})
     return moved(
         record,
         UpdateTrigger.FAILED,
         at=at,
         code=UpdateCode.LOAD,
-        text=f"the agent ended {boots} times while this model was tried or not yet confirmed",
+        text=f"the agent ended {max(boots, starts)} times while this model was tried or not yet confirmed",
         boots=0,
         barred=barring(record, UpdateCode.LOAD, metadata=None),
     )

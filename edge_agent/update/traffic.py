@@ -237,9 +237,9 @@ class Assemble:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Self-test in a process of its own."""
+    """The archive is verified again, then its self-test runs in a process of its own."""
 
-    model: Model
+    release: ReleaseTarget
 
 
 @dataclass(frozen=True, slots=True)

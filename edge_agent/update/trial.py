@@ -1,6 +1,7 @@
 """The trial: a new model's self-test in a process of its own, bounded in time and memory.
 
-1. `python -m edge_agent self-test --bundle ZIP --json` is started, its output into files of bounded use;
+1. `python -m edge_agent self-test --bundle ZIP --digest DIGEST --json` is started, its output into files of bounded
+   use; another bundle is refused before any of its networks is opened;
 2. too long a run, or being asked to stop, kills it;
 3. an end that is no answer (crash, kill, no memory) means that the model cannot be loaded here;
 4. checks that fail are mapped to one code: loading, then truth, then reference, then time.
@@ -93,6 +94,7 @@ def run_trial(
     """
     alarm_s = int(timeout_s) + ALARM_GRACE_S
     arguments = ["self-test", "--bundle", str(archive), "--json", "--threads", str(threads)]
+    arguments += ["--digest", digest]
     arguments += ["--memory-bytes", str(memory_bytes), "--timeout-s", str(alarm_s)]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = subprocess.Popen(

@@ -14,7 +14,7 @@ from edge_agent.update.record import Model
 from edge_agent.update.slots_files import Slots, check_bundle
 from edge_agent.update.traffic import Assembled, AssemblyFailed, NoRoom, Prepared
 from edge_agent.update.trust import TrustKeeper
-from fleet.contract.release import ReleaseTarget
+from fleet.contract.release import ReleaseTarget, UpdateCode
 
 log = structlog.get_logger()
 
@@ -65,6 +65,19 @@ class Warehouse:
             return NoRoom(key, str(exc))
         log.warning("update_chunks_damaged", chunks=len(bad))
         return Prepared(key, bad)
+
+    def verify(self, release: ReleaseTarget) -> None:
+        """Whether the archive in a release's slot is still what was signed.
+
+        Raises:
+            TrustRefused: it is not (`E_HASH`, `E_LEN`); no list that is known names it (`E_STALE`); it cannot be read.
+        """
+        try:
+            self._trust.check_archive(release, self._slots.archive(Model.of(release)))
+        except TrustRefused as exc:
+            if exc.code is not UpdateCode.SIGNATURE:
+                raise
+            raise TrustRefused(UpdateCode.STALE, exc.text) from exc
 
     def collect(self, keep: Iterable[Model], *, chunks: bool, confirmed: Model | None) -> None:
         """Deletes what is not kept.

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.update.record import Hold, Model, booted
+from edge_agent.update.core import STEADY_S
+from edge_agent.update.record import MAX_STARTS, Hold, Model, booted
 from edge_agent.update.traffic import (
     Ask,
     ChunkFalse,
@@ -197,6 +198,17 @@ def _withdrawn(bench: UpdateBench) -> None:
     bench.trust(release(1), metadata="list-2")
 
 
+def test_a_release_that_is_withdrawn_is_never_gone_back_to() -> None:
+    bench = run(started())
+    bench.trust(TWO, THREE, metadata="list-2")
+    bench.want(release(1), 2, rollout="r-2")
+    bench.wait(SETTINGS.trust_wait_s + 1)
+    assert (bench.state, bench.core.record.code) == (S.REJECTED, UpdateCode.STALE)
+    assert bench.uses(model(2))
+    trusts(bench)
+    assert bench.uses(model(1)), "listed again"
+
+
 def _trial(code: UpdateCode) -> Step:
     return lambda bench: bench.end_trial(code, "told to")
 
@@ -238,6 +250,8 @@ ERRORS = (
       for code in (UpdateCode.INCOMPATIBLE, UpdateCode.LOAD)),
     *(Edit("try", _trial(code), S.FAILED, code)
       for code in (UpdateCode.LOAD, UpdateCode.SELF_TEST, UpdateCode.PARITY, UpdateCode.LATENCY, UpdateCode.TIMEOUT)),
+    Edit("try", _withdrawn, S.FAILED, UpdateCode.STALE),
+    Edit("soak", _withdrawn, S.ROLLED_BACK, UpdateCode.STALE),
     Edit("try", _hanging_trial, S.FAILED, UpdateCode.TIMEOUT),
     Edit("try", tries, S.ROLLED_BACK, UpdateCode.LOAD, {"use": [UpdateCode.LOAD]}),
     Edit("soak", _soak(differ=4), S.ROLLED_BACK, UpdateCode.QUALITY),
@@ -336,6 +350,30 @@ def test_a_model_that_brings_the_agent_down_again_and_again_is_dropped(
     links(again)
     trusts(again)
     assert again.state is outcome, "and it is not tried again in this rollout"
+
+
+def test_evenings_on_which_the_workstation_is_switched_off_say_nothing_against_a_model() -> None:
+    disk = reach(S.UNCONFIRMED).disk
+    for evening in range(2 * SETTINGS.max_boots):
+        disk.saved = booted(disk.saved, at=START, max_boots=SETTINGS.max_boots)
+        again = started(disk=disk)
+        assert (disk.saved.state, disk.saved.boots) == (S.UNCONFIRMED, 1)
+        if evening % 2:
+            again.wait(STEADY_S)
+        else:
+            again.soak(good_evidence(1))
+        assert disk.saved.boots == 0
+    assert again.stands(S.UNCONFIRMED), "one field after each start is no evidence yet"
+
+
+def test_a_model_that_reads_a_field_and_then_brings_the_agent_down_is_dropped_too() -> None:
+    disk = reach(S.UNCONFIRMED).disk
+    for _ in range(MAX_STARTS + 1):
+        disk.saved = booted(disk.saved, at=START, max_boots=SETTINGS.max_boots)
+        again = started(disk=disk)
+        if again.stands(S.UNCONFIRMED):
+            again.soak(good_evidence(1))
+    assert (again.state, again.core.record.code) == (S.ROLLED_BACK, UpdateCode.LOAD)
 
 
 # --- hang in X ------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from edge_agent.update.receiving import ChunkMessage, DesiredMessage, Receiver, 
 from edge_agent.update.record import Model
 from edge_agent.update.settings import UpdateSettings
 from edge_agent.update.start import UpdateStart, start
-from edge_agent.update.traffic import LinkChanged
+from edge_agent.update.traffic import LinkChanged, TrialEnded
 from edge_agent.update.trial import TrialResult
 from edge_agent.update.warehouse import Warehouse
 from fleet.contract.cells import Decision
@@ -83,7 +83,23 @@ class Operator:
 class Bench:
     """A driver on its thread; chunks that are asked for are delivered unless `deaf`."""
 
-    def __init__(self, folder: Path, operator: Operator, *, trial: TrialResult | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        operator: Operator,
+        *,
+        trial: TrialResult | None = None,
+        endless: threading.Event | None = None,
+        ended: threading.Event | None = None,
+        **more: Any,
+    ) -> None:
+        def run_trial(model: Model, stop: threading.Event) -> TrialResult:
+            if endless is not None:
+                endless.set()
+                stop.wait()
+                (ended or endless).set()
+            return trial or TrialResult(None, "passed")
+
         self.operator = operator
         settings = UpdateSettings(factory=folder / "kit", **{**QUICK, **more})
         self.opened: UpdateStart = start(
@@ -117,7 +133,7 @@ class Bench:
             ),
             warehouse=Warehouse(self.opened.chunks, self.opened.slots, self.opened.trust, self.metrics),
             record_file=self.opened.record_file,
-            trial=lambda model, stop: trial or TrialResult(None, "passed"),
+            trial=run_trial,
             models=ModelInUse(
                 self.switch, self.opened.slots, lambda *_: (Decision.ACCEPT, Decision.ACCEPT), lambda: None
             ),
@@ -303,6 +319,43 @@ def test_a_failed_trial_leaves_the_model_that_reads(tmp_path: Path, operator: Op
         bench.run().tell(operator.targets[1])
         bench.reaches(UpdateState.FAILED)
         assert bench.switch.model.digest == operator.targets[0].digest
+
+
+def test_an_archive_that_is_another_one_by_the_time_of_its_trial_is_never_tried(
+    tmp_path: Path, operator: Operator
+) -> None:
+    def altered(bench: Bench) -> None:
+        archive = bench.opened.slots.archive(Model.of(operator.targets[1]))
+        data = bytearray(archive.read_bytes())
+        data[len(data) // 2] ^= 1
+        archive.write_bytes(data)
+
+    tried = threading.Event()
+    with closing(Bench(tmp_path, operator, endless=tried)) as first:
+        first.run().tell(operator.targets[1])
+        first.reaches(UpdateState.TRIAL)
+        assert tried.wait(WAIT_S)
+        first.stop.set()
+        first.thread.join(WAIT_S)
+        altered(first)
+    tried.clear()
+    with closing(Bench(tmp_path, operator, endless=tried)) as again:
+        again.run()
+        again.reaches(UpdateState.FAILED)
+        assert again.driver.core.record.code is UpdateCode.HASH
+        assert not tried.is_set()
+
+
+def test_a_late_answer_of_another_trial_ends_none_that_runs(tmp_path: Path, operator: Operator) -> None:
+    tried, stopped = threading.Event(), threading.Event()
+    with closing(Bench(tmp_path, operator, endless=tried, ended=stopped)) as bench:
+        bench.run().tell(operator.targets[1])
+        assert tried.wait(WAIT_S)
+        bench.driver.post(TrialEnded(Model.of(operator.targets[0]).key, UpdateCode.LOAD, "late"))
+        until(lambda: 'code="answer_late"} 1.0' in bench.metrics.text().decode(), "it is noted")
+        assert not stopped.is_set()
+        bench.tell(operator.targets[0], version=2)
+        assert stopped.wait(WAIT_S), "the one that runs can still be ended"
 
 
 def test_metadata_expire_with_the_first_of_them(operator: Operator) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edge_agent.self_test import self_test
 from edge_agent.update.trial import read_answer, run_trial
 from fleet.contract.release import UpdateCode
 from models.bundle import read_bundle
@@ -116,6 +117,20 @@ def test_a_real_bundle_proves_itself_and_a_permuted_one_does_not(tmp_path: Path)
         )  # fmt: skip
         assert result.code is code, result.text
         assert result.report is not None
+
+
+def test_of_another_bundle_than_was_signed_no_network_is_opened(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    from tests.fakes.disc_releases import disc_bundle
+
+    trap = disc_bundle(tmp_path / "trap", detector=b"no network: opening it would be seen as a failed load")
+    report = self_test(trap, threads=1, digest=DIGEST)
+    assert [check["name"] for check in report["checks"]] == ["digest"]
+    assert (report["passed"], report["digest"]) == (False, read_bundle(trap).digest)
+    result = run_trial(
+        trap, digest=DIGEST, threads=1, timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES, stop=threading.Event()
+    )
+    assert result.code is UpdateCode.HASH
 
 
 @pytest.mark.slow

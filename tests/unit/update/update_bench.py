@@ -259,8 +259,8 @@ class UpdateBench:
                     return AssemblyFailed(key(target), fault, "told to")
                 self.disk.slots.add(key(target))
                 return Assembled(key(target))
-            case Try(model=wanted):
-                self.trying = wanted
+            case Try(release=target):
+                self.trying = Model.of(target)
             case StopTrial():
                 self.trying = None
             case Use(model=wanted, shadow=shadow):
