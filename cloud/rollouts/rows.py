@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cloud.errors import NotFound
@@ -28,6 +28,7 @@ class Seen:
         presence: whether it is connected.
         gone: taken out of the registry.
         release: digest of the rollout's release.
+        ran_before: whether it ran that before the rollout, as the cloud has seen it.
     """
 
     row: RolloutMemberRow
@@ -36,6 +37,7 @@ class Seen:
     report: Reported | None
     standing: Standing
     release: str
+    ran_before: bool = False
 
     @property
     def told(self) -> bool:
@@ -109,6 +111,7 @@ async def _seen(session: AsyncSession, rollout: RolloutRow, release: ReleaseRow)
         .order_by(RolloutMemberRow.wave, RolloutMemberRow.device)
     )
     seen = []
+    known = await _ran_before(session, rollout, release)
     for row, revoked_at, presence, reported, told_at in (await session.execute(query)).all():
         report = report_of(reported)
         order = Order(
@@ -120,10 +123,30 @@ async def _seen(session: AsyncSession, rollout: RolloutRow, release: ReleaseRow)
             told_at=told_at,
         )
         standing = standing_of(report, _standing(row), order)
-        seen.append(
-            Seen(row, Presence(presence or "unknown"), revoked_at is not None, report, standing, release.digest)
-        )
+        in_place = row.previous_digest == release.digest
+        ran_before = in_place or row.device in known
+        online, gone = Presence(presence or "unknown"), revoked_at is not None
+        seen.append(Seen(row, online, gone, report, standing, release.digest, ran_before))
     return tuple(seen)
+
+
+async def _ran_before(session: AsyncSession, rollout: RolloutRow, release: ReleaseRow) -> set[str]:
+    """Devices that earlier rollouts have taken to this release, or away from it."""
+    ran = [UpdateState.CONFIRMED.value, UpdateState.CANCELLED.value]
+    to_it = (ReleaseRow.digest == release.digest) & RolloutMemberRow.state.in_(ran)
+    query = (
+        select(RolloutMemberRow.device)
+        .join(RolloutRow, RolloutRow.id == RolloutMemberRow.rollout_id)
+        .join(ReleaseRow, ReleaseRow.counter == RolloutRow.counter)
+        .where(
+            RolloutRow.site_id == rollout.site_id,
+            RolloutRow.id != rollout.id,
+            RolloutRow.created_at < rollout.created_at,
+            RolloutMemberRow.offered_at.is_not(None),
+            or_(RolloutMemberRow.previous_digest == release.digest, to_it & RolloutMemberRow.soak.is_not(None)),
+        )
+    )
+    return set((await session.scalars(query)).all())
 
 
 async def owed_return(session: AsyncSession, row: RolloutMemberRow, report: Reported) -> tuple[str, int | None] | None:
@@ -200,6 +223,7 @@ def _member(seen: Seen, online_since: datetime | None) -> Member:
         straggler=row.straggler,
         gone=seen.gone,
         return_ordered_at=row.returned_at,
+        ran_before=seen.ran_before,
     )
 
 

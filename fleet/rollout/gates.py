@@ -86,7 +86,7 @@ def wave_gates(
 ) -> list[Gate]:
     """All gates of a wave, in the order in which they are shown."""
     own = counted(members, wave)
-    gates = [*_counts(own, thresholds), _fields(own, thresholds), *_quality(own, thresholds)]
+    gates = [*_counts(own, thresholds), _fields(own, thresholds), *_quality(own, members, thresholds)]
     gates.append(_soak(thresholds, now=now, soaking_since=soaking_since))
     gates.append(_evidence(evidence_accepted))
     return gates
@@ -139,19 +139,30 @@ def _counts(own: Sequence[Member], thresholds: Thresholds) -> list[Gate]:
 
 
 def _fields(own: Sequence[Member], thresholds: Thresholds) -> Gate:
-    """Fields read with the new model by the confirmed device that read fewest."""
-    read = [member.standing.soak.fields if member.standing.soak else 0 for member in own if member.confirmed]
-    least = min(read, default=None)
+    """Fields read with the new model by the confirmed device that read fewest, but for those that had it already."""
+    had_it = sum(member.had_it for member in own)
+    new = [member.standing for member in own if member.confirmed and not member.had_it]
+    least = min((standing.soak.fields if standing.soak else 0 for standing in new), default=None)
+    if had_it and least is None:
+        return Gate("fields", Verdict.GREEN, None, thresholds.min_fields, f"{had_it} had the release already")
     enough = least is not None and least >= thresholds.min_fields
     words = f"at least {least} fields on each confirmed device" if enough else "insufficient evidence: too few fields"
+    words += f"; {had_it} more had the release already" if had_it else ""
     return Gate("fields", _green(enough), least, thresholds.min_fields, words)
 
 
-def _quality(own: Sequence[Member], thresholds: Thresholds) -> list[Gate]:
-    """Over the devices that run the new model and have shown enough of it."""
-    running = [m for m in own if m.standing.state in {UpdateState.UNCONFIRMED, UpdateState.CONFIRMED}]
-    shown = [m.standing.soak for m in running if m.standing.soak and m.standing.soak.fields >= thresholds.min_fields]
-    failed = sum(member.standing.self_test_passed is False for member in running)
+def _quality(own: Sequence[Member], members: Sequence[Member], thresholds: Thresholds) -> list[Gate]:
+    """Over the wave's devices that run the new model and have shown enough of it.
+
+    Self-test and disagreement are also held against all devices that were told to activate, stragglers among them:
+    these can stop the rollout, and prove nothing for a wave that has shown nothing itself.
+    """
+    running = _running(own)
+    everywhere = _running([member for member in members if member.offered and not member.gone])
+    shown, all_shown = _shown(running, thresholds), _shown(everywhere, thresholds)
+    had_it = bool(running) and all(member.had_it for member in running)
+    failing = {m.device for m in (*running, *everywhere) if m.standing.self_test_passed is False}
+    failed = len(failing)
     gates = [
         Gate(
             "self_test",
@@ -161,16 +172,32 @@ def _quality(own: Sequence[Member], thresholds: Thresholds) -> list[Gate]:
             f"{failed} devices fail their self-test" if failed else "no device fails its self-test",
         )
     ]
-    disagreement = _mean(shown, lambda soak: soak.disagreement_ratio, lambda soak: soak.white_cells)
-    gates.append(_judge("disagreement", disagreement, thresholds.max_disagreement, "of white cells named differently"))
+    words = "of white cells named differently"
+    judged = [
+        _judge("disagreement", _disagreement(soaks), thresholds.max_disagreement, words, had_it=had_it)
+        for soaks in (shown, all_shown)
+    ]
+    gates.append(judged[1] if judged[1].verdict is Verdict.RED and judged[0].verdict is not Verdict.RED else judged[0])
     for name, value, limit, words in (
         ("uncertain_rise", _uncertain_rise, MAX_UNCERTAIN_RISE, "more uncertain fields than before"),
         ("withheld_rise", _withheld_rise, MAX_WITHHELD_RISE, "more withheld fields than before"),
         ("latency", _latency, MAX_LATENCY_RATIO, "times as long for a field as before"),
     ):
         figure = _mean(shown, value, lambda soak: soak.fields)
-        gates.append(_judge(name, figure, limit, words))
+        gates.append(_judge(name, figure, limit, words, had_it=had_it))
     return gates
+
+
+def _running(members: Sequence[Member]) -> list[Member]:
+    return [m for m in members if m.standing.state in {UpdateState.UNCONFIRMED, UpdateState.CONFIRMED}]
+
+
+def _shown(members: Sequence[Member], thresholds: Thresholds) -> list[SoakFigures]:
+    return [m.standing.soak for m in members if m.standing.soak and m.standing.soak.fields >= thresholds.min_fields]
+
+
+def _disagreement(shown: Sequence[SoakFigures]) -> float | None:
+    return _mean(shown, lambda soak: soak.disagreement_ratio, lambda soak: soak.white_cells)
 
 
 def _uncertain_rise(soak: SoakFigures) -> float | None:
@@ -200,7 +227,9 @@ def _mean(
     return sum(found * weighed for found, weighed in pairs) / total if total else None
 
 
-def _judge(name: str, figure: float | None, limit: float, words: str) -> Gate:
+def _judge(name: str, figure: float | None, limit: float, words: str, *, had_it: bool) -> Gate:
+    if figure is None and had_it:
+        return Gate(name, Verdict.GREEN, None, limit, "nothing new to judge: had the release already")
     if figure is None:
         return Gate(name, Verdict.WAITS, None, limit, "insufficient evidence: no figure yet")
     good = figure <= limit

@@ -83,6 +83,7 @@ class Member:
         since: last sign of progress.
         online_since: since when it has been seen online without a break; None while it is not.
         gone: taken out of the registry; nobody waits for it.
+        ran_before: it ran this release before the rollout, so that it may take it up again without a soak.
     """
 
     device: str
@@ -97,6 +98,7 @@ class Member:
     straggler: bool = False
     gone: bool = False
     return_ordered_at: datetime | None = None
+    ran_before: bool = False
 
     @property
     def online(self) -> bool:
@@ -112,6 +114,11 @@ class Member:
     def confirmed(self) -> bool:
         """Whether it runs the release for good."""
         return self.standing.state is UpdateState.CONFIRMED
+
+    @property
+    def had_it(self) -> bool:
+        """Whether it runs a release that it had already: nothing was soaked, and no figures are to come."""
+        return self.confirmed and self.ran_before and self.standing.soak is None
 
     @property
     def bad(self) -> bool:

@@ -292,7 +292,7 @@ def _completed(view: RolloutView, now: datetime) -> list[Action]:
     assert view.thresholds is not None
     late = [member for member in view.members if member.straggler and not member.gone]
     offered = [member for member in told if member.offered]
-    if any(_too_many_bad(group, view.thresholds) for group in (late, offered)):
+    if any(_too_many_bad(group, view.thresholds) for group in (late, offered)) or red_quality(_gates(view, now)):
         return []
     return [Offer(m.device, Activation.ACTIVATE) for m in late if m.online and m.known and not m.offered]
 

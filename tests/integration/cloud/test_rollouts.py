@@ -357,6 +357,31 @@ async def test_a_rollback_is_refused_when_a_device_does_not_say_what_it_has_kept
     assert await floor.state(rollout) is R.COMPLETED
 
 
+async def test_a_device_that_runs_the_release_already_or_takes_it_up_again_needs_no_new_soak(floor: Floor) -> None:
+    bench = floor.fleet.devices["bench-2"]
+    await bench.report(active=NEW, counter=2)
+    in_place = await floor.create(devices=["bench-2"], waves=[])
+    await floor.go()
+    await floor.go(61)
+    assert await floor.state(in_place) is R.COMPLETED
+
+    first = await floor.create(devices=["bench-1"], waves=[])
+    for _ in range(2):
+        await floor.go(61)
+    await floor.command(first, "rollback")
+    await floor.go()
+    assert await floor.state(first) is R.ABORTED
+    again = await floor.create(devices=["bench-1"], waves=[])
+    await floor.look()
+    told = (await floor.fleet.desired())["bench-1"]
+    await floor.fleet.devices["bench-1"].report(
+        active=NEW, previous=OLD, counter=2, state="confirmed", rollout=again, version=told.version, soak=None
+    )
+    await floor.look()
+    await floor.go(61)
+    assert await floor.state(again) is R.COMPLETED
+
+
 async def test_a_device_that_owes_a_return_owes_it_to_the_next_rollout_too(floor: Floor) -> None:
     rollout = await floor.create(devices=["bench-1"], waves=[])
     await floor.go()

@@ -59,6 +59,7 @@ members = st.builds(
     straggler=st.booleans(),
     gone=st.booleans(),
     return_ordered_at=moments,
+    ran_before=st.booleans(),
 )
 sound = st.builds(
     Thresholds,
@@ -184,7 +185,8 @@ def forbids(view: RolloutView, now: Any) -> list[str]:
         for m in own
     ):
         found.append("one that is online is not decided")
-    if any(m.standing.soak is None or m.standing.soak.fields < limits.min_fields for m in confirmed):
+    new = [m for m in confirmed if m.standing.soak is not None or not m.ran_before]
+    if any(m.standing.soak is None or m.standing.soak.fields < limits.min_fields for m in new):
         found.append("insufficient evidence")
     shown = [m.standing.soak for m in confirmed if m.standing.soak]
     if shown and all((s.disagreement_ratio or 0) > limits.max_disagreement for s in shown):

@@ -169,6 +169,34 @@ def test_a_figure_that_is_missing_is_insufficient_evidence(name: str) -> None:
     assert "insufficient evidence: no figure yet" in reason
 
 
+def test_a_device_that_had_the_release_already_needs_no_soak_and_is_counted_apart() -> None:
+    had_it = member("a-1", state=S.CONFIRMED, soak=None, ran_before=True)
+    assert moved(view(had_it)) == (E.SOAK, "wave 0 is confirmed and rests")
+    texts = {gate.name: gate.text for gate in gates_of(view(had_it, member("a-2", state=S.CONFIRMED)), at(0))}
+    assert texts["fields"] == "at least 20 fields on each confirmed device; 1 more had the release already"
+    assert decide(view(had_it, member("a-2", state=S.CONFIRMED, soak=None)), at(10)) == []
+    assert decide(view(had_it, member("a-2", state=S.TRIAL)), at(10)) == []
+    assert decide(view(replace(had_it, ran_before=False)), at(10)) == []
+    failing = replace(had_it, standing=replace(had_it.standing, self_test_passed=False))
+    assert (moved(view(failing)) or (None,))[0] is E.ABORT
+
+
+def test_a_straggler_is_held_against_the_quality_limits_too() -> None:
+    worse = member("a-2", 0, S.CONFIRMED, straggler=True, soak=soak(white_cells=500, disagreement_ratio=0.4))
+    well = member("a-1", 0, S.CONFIRMED)
+    assert (moved(view(well, worse)) or (None,))[0] is E.ABORT
+    failing = replace(worse, standing=Standing(S.CONFIRMED, None, GOOD, self_test_passed=False))
+    assert moved(view(well, failing)) == (E.ABORT, "wave 0: self_test 1 devices fail their self-test")
+    late = member("a-3", 0, offered_at=None, straggler=True)
+    assert decide(view(well, failing, late, state=R.COMPLETED), at(10)) == []
+
+
+def test_what_other_waves_have_shown_proves_nothing_for_a_wave_that_has_not() -> None:
+    shown, silent = member("a-1", 0, S.CONFIRMED), member("a-2", 1, S.CONFIRMED, soak=soak(disagreement_ratio=None))
+    gate = next(gate for gate in gates_of(view(shown, silent, wave=1), at(0)) if gate.name == "disagreement")
+    assert not gate.row.passed
+
+
 def test_few_fields_stop_nothing_and_pass_nothing() -> None:
     few = soak(fields=9, disagreement_ratio=0.9)
     assert decide(view(member(state=S.UNCONFIRMED, soak=few)), at(10)) == []
