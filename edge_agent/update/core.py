@@ -96,6 +96,7 @@ class UpdateCore:
         self.record = record
         self._settings = settings
         self._signed: SignedList | None = None
+        self._older: TrustNotTaken | None = None
         self._delivery = Delivery(settings)
         self._link = False
         self._reading = False
@@ -265,7 +266,11 @@ class UpdateCore:
                 pass
         if self._link and self._trust_until_s is not None and now.monotonic_s >= self._trust_until_s:
             self._trust_until_s = None
-            self._consider(now)
+            waits = None if self._older is None else self._untaken(self._older)
+            if self._older is not None and waits is not None:
+                self._tell_untrusted(self._older, waits, now)
+            else:
+                self._consider(now)
 
     def _tick_downloading(self, now: Moment) -> None:
         if not self._delivery.waits:
@@ -314,6 +319,7 @@ class UpdateCore:
 
     def _trust(self, event: TrustTaken, now: Moment) -> None:
         self._signed = SignedList(event.releases, event.metadata, event.expires)
+        self._older = None
         record = self.record
         candidate = record.candidate
         if record.state in (UpdateState.DOWNLOADING, UpdateState.WAITING, UpdateState.VERIFIED):
@@ -334,8 +340,17 @@ class UpdateCore:
     def _trust_refused(self, event: TrustNotTaken, now: Moment) -> None:
         self._out.append(Note(NoteCode.TRUST_REFUSED, f"{event.code.value}: {event.text}"))
         waits = self._untaken(event)
+        if event.code is UpdateCode.ROLLBACK:
+            # A broker that came back with what it had kept, or a replay: told only where a wish waits for newer trust.
+            self._older = event
+            if self._trust_until_s is None and (waits is not None or self._wants_another()):
+                self._trust_until_s = now.monotonic_s + self._settings.trust_wait_s
+            return
         if CODE_FAMILIES[event.code] is not CodeFamily.SECURITY and waits is None and not self._wants_another():
             return  # what has expired stops installing, and nothing is to be installed
+        self._tell_untrusted(event, waits, now)
+
+    def _tell_untrusted(self, event: TrustNotTaken, waits: Desired | None, now: Moment) -> None:
         if waits is None:
             self._not_taken(event.code, event.text, now)
         else:
@@ -444,7 +459,8 @@ class UpdateCore:
         # Offline, or just connected: the list may be on its way.
         waiting = self._trust_until_s is not None and now.monotonic_s < self._trust_until_s
         if not (offer.passing and (waiting or not self._link)):
-            self._refuse_wish(key, offer.code, offer.text, now)
+            older = self._older if offer.passing else None
+            self._refuse_wish(key, *((offer.code, offer.text) if older is None else (older.code, older.text)), now)
 
     def _refuse_wish(self, key: Key, code: UpdateCode, text: str, now: Moment) -> None:
         record = self.record

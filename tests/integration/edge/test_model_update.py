@@ -242,10 +242,14 @@ def test_what_must_not_be_installed_is_refused_each_with_its_own_code(
     cloud.want(three)
     cloud.wait(lambda r: r.update_state is UpdateState.CONFIRMED and r.release_counter == 3, "the third")
     cloud.forget()
+    # an older list alone says nothing; where a wish needs a newer one it has its code
     cloud.publish_trust(decode(Trust, (tmp_path / "kit" / "trust.json").read_bytes()))
+    four = three.model_copy(update={"counter": 9})
+    cloud.want(four, rollout="rollout-4")
     refused("E_ROLLBACK")
+    cloud.want(three)
     cloud.publish_trust()
-    cloud.wait(lambda r: r.update_state is UpdateState.CONFIRMED, "good again")
+    cloud.wait(lambda r: r.update_state is UpdateState.CONFIRMED and r.release_counter == 3, "good again")
     cloud.forget()
     one = releases_of(cloud.trust)[0]
     cloud.want(one, rollout="rollout-2")

@@ -232,7 +232,10 @@ def _idle_for_long(bench: UpdateBench) -> None:
 
 ERRORS = (
     Edit("trust", lambda b: b.tell(TrustNotTaken(UpdateCode.SIGNATURE, "x")), S.REJECTED, UpdateCode.SIGNATURE),
-    Edit("trust", lambda b: b.tell(TrustNotTaken(UpdateCode.ROLLBACK, "x")), S.REJECTED, UpdateCode.ROLLBACK),
+    Edit("trust", lambda b: (b.want(TWO), b.tell(TrustNotTaken(UpdateCode.ROLLBACK, "x")), b.wait(31)),
+         S.REJECTED, UpdateCode.ROLLBACK),
+    Edit("trust", lambda b: (b.tell(TrustNotTaken(UpdateCode.ROLLBACK, "x", wish(1), "w")), b.wait(31)),
+         S.REJECTED, UpdateCode.ROLLBACK),
     Edit("want", lambda b: b.tell(DesiredNotTaken(UpdateCode.SIGNATURE, "x")), S.REJECTED, UpdateCode.SIGNATURE),
     Edit("want", lambda b: b.want(release(9, schema="ahs.bundle/9")), S.REJECTED, UpdateCode.INCOMPATIBLE,
          setup=lambda b: b.trust(release(9, schema="ahs.bundle/9"))),
@@ -576,6 +579,32 @@ def test_trust_that_has_expired_says_so_only_while_something_is_to_be_installed(
 def wish(version: int, rollout: str = "r-2") -> Desired:
     return Desired(device=DEVICE, version=version, release=THREE.digest, counter=3, rollout=rollout,
                    activation=Activation.ACTIVATE)  # fmt: skip
+
+
+def test_an_older_list_is_noted_and_no_more_unless_a_wish_waits_for_a_newer_one() -> None:
+    older = TrustNotTaken(UpdateCode.ROLLBACK, "older")
+    bench = run(started())
+    assert notes(bench.tell(older)) == [NoteCode.TRUST_REFUSED]
+    bench.wait(10_000)
+    assert bench.stands(S.CONFIRMED)
+    bench.want(release(7), 2)
+    bench.tell(older)
+    assert bench.stands(S.CONFIRMED), "the newer one may be on its way"
+    bench.wait(SETTINGS.trust_wait_s + 1)
+    assert (bench.state, bench.core.record.code) == (S.REJECTED, UpdateCode.ROLLBACK)
+    bench.trust(*ALL, release(7), metadata="list-2")
+    assert bench.stands(S.DOWNLOADING)
+
+
+def test_an_older_list_that_a_newer_one_follows_in_time_is_forgotten() -> None:
+    bench = started()
+    links(bench)
+    wants(bench)
+    bench.tell(TrustNotTaken(UpdateCode.ROLLBACK, "older"))
+    trusts(bench)
+    bench.wait(SETTINGS.trust_wait_s + 1)
+    assert bench.stands(S.DOWNLOADING)
+    assert "rejected:E_ROLLBACK" not in bench.told
 
 
 def test_a_wish_that_waits_for_good_trust_is_told_with_its_release_and_rollout() -> None:
