@@ -29,7 +29,6 @@ from fleet.release.keys import (
     load_key,
     make_key,
     make_keys,
-    replace_key_file,
     save_keys,
 )
 from fleet.release.package import (
@@ -41,6 +40,7 @@ from fleet.release.package import (
     write_kit,
     write_trust,
 )
+from fleet.release.replacing import finish_replacement, replace_files
 from fleet.release.repository import first_trust, releases_of, resigned, with_release
 from fleet.release.rotation import KeyRole, replaced
 
@@ -88,12 +88,19 @@ def replace_key(
     new file and start it again before `ahs-fleet keys publish`.
     """
     with _told():
+        finished = finish_replacement(folder)
         trust = read_trust(folder / TRUST_NAME)
         path = folder / f"{role.value}.key"
+        if finished is not None:
+            _tell(
+                f"{finished.value}.key: a replacement that was cut short is finished; root {len(trust.roots)} names it"
+            )
+        if finished is role:
+            _tell("Next: ahs-fleet keys publish")
+            return
         new = make_key()
         after = replaced(trust, role, root=load_key(folder / ROOT_KEY), new=new, now=datetime.now(UTC))
-        replace_key_file(path, new, old_name=f"{path.name}.until-root-{len(after.roots)}")
-        write_trust(folder / TRUST_NAME, after)
+        replace_files(folder, role, new, after)
     _tell(f"{path} is new; root {len(after.roots)} names it. Next: ahs-fleet keys publish")
 
 
@@ -101,6 +108,7 @@ def replace_key(
 def publish_trust(folder: Folder = Path("keys"), cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> None:
     """Gives the cloud the newest root after `keys replace`; devices get it with their next trust message."""
     with _told():
+        finish_replacement(folder)
         trust = read_trust(folder / TRUST_NAME)
     with connected(cloud, token_file) as client, _told():
         held = client.put_trust(trust)
@@ -178,6 +186,7 @@ def create_release(
     Devices get it by a rollout. The self-test on golden inputs runs here, on the archive as it will be delivered.
     """
     with _told():
+        finish_replacement(folder)
         signer = load_key(folder / RELEASE_KEY)
         signed_last = read_trust(folder / TRUST_NAME)
         package = make_package(bundle, unchecked=unchecked)

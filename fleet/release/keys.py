@@ -78,22 +78,6 @@ def save_key(path: Path, signer: CryptoSigner) -> None:
         os.fsync(file.fileno())
 
 
-def replace_key_file(path: Path, signer: CryptoSigner, *, old_name: str) -> None:
-    """Puts a new key in the place of an old one, which stays beside it under another name.
-
-    Raises:
-        KeyExists: there is a file of that other name.
-    """
-    old = path.with_name(old_name)
-    if old.exists():
-        raise KeyExists(f"{old} is there already and is not overwritten; move it away")
-    fresh = path.with_name(f"{path.name}.new")
-    save_key(fresh, signer)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-
-
 def load_keys(folder: Path) -> Keys:
     """All three keys of a folder.
 
