@@ -244,6 +244,8 @@ def second_half(system: LocalSystem, options: DemoOptions, console: Console) -> 
     learning.release(system, learned, bundle, evidence=evidence)
     console.print(f"released: {learned.model_after}, release {learned.counter}, signed; rolling out")
     learning.roll_out(system, learned, devices, tell)
+    if options.once:
+        system.stop_agents()  # what they were there for is done; the rest is read from what they have left
     if learned.truthful:
         with system.client() as client:
             opinions = learning.all_opinions(client)

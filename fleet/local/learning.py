@@ -27,6 +27,7 @@ from models.runtime.matching import iou_matrix
 MATCH_IOU = 0.5
 ROLLOUT_TIMEOUT_S = 240.0
 POLL_S = 0.5
+MAX_LATER_IMAGES = 30
 ENDED = frozenset(
     {RolloutState.COMPLETED, RolloutState.ABORTED, RolloutState.DENIED, RolloutState.SUPERSEDED, RolloutState.PAUSED}
 )
@@ -210,10 +211,10 @@ def _asked(client: CloudClient, rollout: str) -> RolloutDetail | None:
 
 
 def find_later(opinions: Sequence[SecondOpinion], reader: Reader, learned: Learned) -> None:
-    """Notes unsure cells of images that nobody labelled, as the old model left them."""
-    for opinion in opinions:
-        if opinion.id not in learned.taught:
-            learned.later += unsure_cells(opinion, reader.label(opinion))
+    """Notes unsure cells of images that nobody labelled, the oldest first, of so many images at most."""
+    untaught = [opinion for opinion in reversed(opinions) if opinion.id not in learned.taught]
+    for opinion in untaught[:MAX_LATER_IMAGES]:
+        learned.later += unsure_cells(opinion, reader.label(opinion))
 
 
 def judge_unsure(system: LocalSystem, learned: Learned, bundle: Path) -> None:

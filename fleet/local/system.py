@@ -261,11 +261,15 @@ class LocalSystem:
         run_module("edge_agent", "export", "--config", str(agent.config), "--out", str(out))
         return AgentReport.model_validate_json(out.read_bytes())
 
-    def stop(self) -> None:
-        """Stops agents, cloud and broker, in this order."""
+    def stop_agents(self) -> None:
+        """Stops the agents in order; each finishes its field and delivers what it can."""
         for agent in self.agents.values():
             if agent.part is not None:
                 agent.part.stop()
+
+    def stop(self) -> None:
+        """Stops agents, cloud and broker, in this order."""
+        self.stop_agents()
         if self._cloud is not None:
             self._cloud.stop()
         self.broker.stop()
