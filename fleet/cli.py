@@ -63,7 +63,9 @@ def demo(
         keep=keep,
         embedded_broker=True if embedded_broker else None,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's stop cleans up as Ctrl-C does
+    # A supervisor's stop cleans up as Ctrl-C does; and a shell that starts us behind itself has us ignore SIGINT.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         passed = run_demo(options, out)
     except LocalError as exc:

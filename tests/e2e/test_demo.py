@@ -90,6 +90,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_folder_behind(tmp_path: Pa
         process.wait(60)
     finally:
         process.kill()  # its parts die with it
+        process.wait(10)
         process.stdout.close()
     assert [pid for pid in members if Path(f"/proc/{pid}").exists()] == []
     assert list(temporary.iterdir()) == []
