@@ -25,7 +25,7 @@ from models.runtime import (
 )
 from models.runtime.results import FloatArray
 from models.runtime.session import Network
-from models.zoo import ZooError, shipped
+from models.zoo import shipped
 
 
 def _blobs_with_golden(root: Path) -> Bundle:
@@ -43,10 +43,7 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The tiny bundle, and each bundle that ships."""
     if request.param == "blobs":
         return _blobs_with_golden(tmp_path_factory.mktemp("golden"))
-    try:
-        return read_bundle(shipped(request.param))
-    except ZooError as exc:
-        pytest.skip(str(exc))
+    return read_bundle(shipped(request.param))
 
 
 class _Faulty:
