@@ -110,6 +110,8 @@ class ConsoleServer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         try:
             listening.bind((self._host, self._port))
+            # At once, not when the server's own thread gets to it: who has the address may connect.
+            listening.listen(MAX_CONNECTIONS)
         except OSError as exc:
             listening.close()
             if exc.errno in (errno.EADDRINUSE, errno.EACCES):

@@ -197,6 +197,12 @@ def test_a_port_in_use_is_said_in_words(agent: FakeAgent) -> None:
             ConsoleServer(agent, host="127.0.0.1", port=port).__enter__()
 
 
+def test_who_has_the_address_may_connect_at_once(agent: FakeAgent) -> None:
+    for _ in range(20):
+        with ConsoleServer(agent, host="127.0.0.1", port=0) as console:
+            socket.create_connection(("127.0.0.1", int(console.url.rstrip("/").rpartition(":")[2]))).close()
+
+
 def test_states_are_announced_without_the_ticking_figures(agent: FakeAgent) -> None:
     from edge_agent.console.rendering import announce
 
