@@ -129,7 +129,7 @@ RELEASE: dict[str, Any] = {
         "checked": True,
         "evidence": {"sha256": _IMAGE, "champion": _DIGEST, "frozen_set": _IMAGE, "accepted": True},
     },
-    "evidence": {"schema": "ahs.evidence/1", "candidate": _DIGEST, "accepted": True, "reasons": [], "figures": {}},
+    "evidence": {"schema": "ahs.evidence/2", "candidate": _DIGEST, "accepted": True, "reasons": [], "figures": {}},
 }
 
 _PROBLEMS: dict[int, tuple[str, str, str]] = {

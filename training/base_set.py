@@ -6,7 +6,8 @@ No pictures are kept, only numbers that one embedder made of them.
 
 1. the manifest can be read and is of a known schema;
 2. each file has the size and the hash that the manifest names;
-3. arrays have the promised shapes and finite values.
+3. arrays have the promised shapes and finite values;
+4. frozen cells that releases rest on are, as this embedder sees them, the file that is pinned in `fleet.release`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
 
+from fleet.release.pinned import pinned
 from models.bundle import Bundle
 from models.bundle.manifest import EMBEDDER_NAME, DataSource, EmbedderSpec, FileEntry
 from models.runtime.results import FloatArray
@@ -69,7 +71,7 @@ class FrozenSet:
         slices: (N,) name of the slice of each cell.
         names: (N,) file, or seed and box, that the cell was cut from.
         pictures: (N,) SHA-256 of the file's bytes, or of the rendered pixels.
-        sha256: of the file.
+        sha256: of the file, which holds the cells as one embedder sees them.
     """
 
     embeddings: FloatArray
@@ -78,6 +80,13 @@ class FrozenSet:
     names: NDArray[np.str_]
     pictures: NDArray[np.str_]
     sha256: str
+
+    @property
+    def cells_sha256(self) -> str:
+        """Of which cells they are and what they are labelled, whatever embedder has read them: what evidence names."""
+        columns = (self.slices.tolist(), self.names.tolist(), self.pictures.tolist(), self.labels.tolist())
+        lines = sorted("\t".join(map(str, cell)) for cell in zip(*columns, strict=True))
+        return sha256_of("\n".join(lines).encode())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,6 +152,9 @@ def read_base_set(folder: Path, bundle: Bundle) -> BaseSet:
         )
     except KeyError as exc:
         raise BaseSetError(f"{folder}: an array is missing: {exc}") from exc
+    known = pinned().frozen_set(kept.cells_sha256)
+    if known is not None and known.embedded.get(manifest.embedder_sha256, kept.sha256) != kept.sha256:
+        raise BaseSetError(f"{folder / FROZEN_NAME} is not the frozen set that was locked; take the one that shipped")
     return BaseSet(manifest, parts[0], parts[1], kept)
 
 

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fleet.release.errors import EvidenceRefused
+from fleet.release.evidence import reference
 from models.bundle import BundleError, read_bundle
 from models.runtime import ModelRuntimeError, Pipeline
 from training.base_cells import make_base_set
@@ -291,6 +293,11 @@ def _show_refit(done: Refitted, *, written: bool, out: Path, evidence: Path) -> 
         table.add_row(name, str(after.cells), *shown)
     console.print(table)
     console.print(f"evidence: {evidence}", soft_wrap=True)
+    if done.verdict.accepted:
+        try:
+            reference(evidence.read_bytes(), done.bundle.digest)
+        except EvidenceRefused as exc:
+            _say("note", f"no release can rest on this evaluation: {exc}")
     if written:
         console.print(f"{out}: {done.bundle.digest}", soft_wrap=True)
     if not done.verdict.accepted:

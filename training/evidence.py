@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from fleet.release.evidence import EVIDENCE_SCHEMA
+from fleet.release.gate import Figures, GatePlan, Verdict, as_json
 from models.bundle import Bundle
-from training.gate import Figures, Verdict, as_json
-
-EVIDENCE_SCHEMA: Literal["ahs.evidence/1"] = "ahs.evidence/1"
 
 
 def evidence_document(
@@ -20,6 +19,7 @@ def evidence_document(
     champion: Bundle,
     frozen_sha256: str,
     verdict: Verdict,
+    plan: GatePlan,
     figures: tuple[Mapping[str, Figures], Mapping[str, Figures]],
     labels: Mapping[str, Any],
     made: Mapping[str, Any],
@@ -28,11 +28,12 @@ def evidence_document(
 
     Args:
         candidate, champion: the new bundle, and the one it was compared with.
-        frozen_sha256: of the frozen set's file.
+        frozen_sha256: of the frozen set's cells.
         verdict: the gate's word.
-        figures: of the champion and of the candidate, by slice.
+        plan: the limits it was found by.
+        figures: of the champion and of the candidate, by slice, rounded as they were judged.
         labels: what was learned from: hash, sites, counts.
-        made: how: command, settings, rules, seed.
+        made: how: command, settings, seed.
     """
     before, after = figures
     return {
@@ -42,6 +43,7 @@ def evidence_document(
         "frozen_set": frozen_sha256,
         "accepted": verdict.accepted,
         "reasons": list(verdict.reasons),
+        "plan": plan.model_dump(mode="json"),
         "figures": {
             "champion": {name: as_json(said) for name, said in before.items()},
             "candidate": {name: as_json(said) for name, said in after.items()},

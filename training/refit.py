@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fleet.release.gate import HELD_OUT_SLICE, LEARNED_SLICE, Figures, GatePlan, Verdict, judge, rounded
 from models.bundle import Bundle, write_bundle
 from models.bundle.manifest import (
     CARD_NAME,
@@ -36,7 +37,7 @@ from models.runtime.head import load_head
 from training.base_set import BaseSet, FrozenSet
 from training.data.white_cells import GENERATED, HOME
 from training.errors import RefitError
-from training.gate import Figures, GateRules, JudgedCells, Verdict, figures_of, judge
+from training.gate import JudgedCells, figures_of
 from training.head import FittedHead, HeadOptions, LabelledEmbeddings, fit_head
 from training.label_folder import LabelFolder
 from training.refit_card import write_refit_card
@@ -62,9 +63,6 @@ class Refitted:
     verdict: Verdict
     champion: Mapping[str, Figures]
     candidate: Mapping[str, Figures]
-
-
-HELD_OUT_SLICE, LEARNED_SLICE = "labels, held out", "labels, learned from"
 
 
 def site_weights(base: LabelledEmbeddings, site: LabelledEmbeddings, settings: RefitSettings) -> NDArray[np.float64]:
@@ -101,7 +99,7 @@ def figures_of_bundle(bundle: Bundle, slices: Mapping[str, JudgedCells]) -> dict
     """What a bundle's head makes of each slice."""
     spec = bundle.manifest.head
     head = load_head(bundle.files[HEAD_NAME], spec, bundle.manifest.embedder.dimensions)
-    return {name: figures_of(head, spec, cells) for name, cells in slices.items() if len(cells.labels)}
+    return {name: rounded(figures_of(head, spec, cells)) for name, cells in slices.items() if len(cells.labels)}
 
 
 def next_version(version: str) -> str:
@@ -117,7 +115,7 @@ def refit(
     target: Path,
     *,
     settings: RefitSettings,
-    rules: GateRules,
+    rules: GatePlan,
     created: str,
     version: str | None = None,
     seed: int = 0,
@@ -196,7 +194,7 @@ def conclude(
     folder: LabelFolder,
     target: Path,
     *,
-    rules: GateRules,
+    rules: GatePlan,
     created: str,
     version: str,
     threads: int,
@@ -220,10 +218,8 @@ def conclude(
     """
     spec = HeadSpec(accept_probability=fitted.accept_probability, coverage=fitted.coverage)
     champion = figures_of_bundle(current, before.slices())
-    candidate = {name: figures_of(fitted.head, spec, cells) for name, cells in after.slices().items()}
-    frozen = [{k: v for k, v in side.items() if not k.startswith("labels, ")} for side in (champion, candidate)]
-    held = (champion[HELD_OUT_SLICE], candidate[HELD_OUT_SLICE]) if HELD_OUT_SLICE in champion else None
-    verdict = judge(frozen[0], frozen[1], rules, site=held)
+    candidate = {name: rounded(figures_of(fitted.head, spec, cells)) for name, cells in after.slices().items()}
+    verdict = judge(champion, candidate, rules)
     card = write_refit_card(
         current,
         folder,

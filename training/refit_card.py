@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from fleet.release.gate import Figures
 from models.bundle import Bundle
 from models.bundle.manifest import CARD_NAME
 from training.card import markdown_table
-from training.gate import Figures
 from training.label_folder import LabelFolder
 
 TITLE = "## Refitted head"

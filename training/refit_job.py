@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fleet.release.gate import Figures, GatePlan
+from fleet.release.pinned import GATE_FILE
 from models.bundle import Bundle, read_bundle, write_bundle
 from training.base_set import find_base_set, read_base_set
 from training.errors import RefitError
 from training.evidence import evidence_document, write_evidence
-from training.gate import Figures, GateRules
 from training.label_folder import LabelFolder, read_labels
 from training.refit import Refitted, refit
 from training.settings import CONFIGS, load_settings
 from training.site_cells import RefitSettings
 from training.tracking import Trackers
 
-GATE_CONFIG = CONFIGS / "gate.yaml"
+GATE_CONFIG = GATE_FILE
 REFIT_CONFIG = CONFIGS / "refit.yaml"
 
 
@@ -88,7 +89,7 @@ def run_refit(options: RefitOptions, tracker: Trackers | None = None) -> RefitOu
     Raises:
         TrainingError, BundleError, ModelRuntimeError: with what to do; nothing stands at `out` then.
     """
-    settings, rules = load_settings(options.config, RefitSettings), load_settings(options.gate, GateRules)
+    settings, rules = load_settings(options.config, RefitSettings), load_settings(options.gate, GatePlan)
     current = read_bundle(options.bundle)
     base = read_base_set(options.base or find_base_set(current), current)
     labels = read_labels(options.labels)
@@ -113,15 +114,15 @@ def run_refit(options: RefitOptions, tracker: Trackers | None = None) -> RefitOu
     document = evidence_document(
         candidate=done.bundle,
         champion=current,
-        frozen_sha256=base.frozen.sha256,
+        frozen_sha256=base.frozen.cells_sha256,
         verdict=done.verdict,
+        plan=rules,
         figures=(done.champion, done.candidate),
         labels=labels_said(labels),
         made={
             "command": "refit",
             "seed": options.seed,
             "settings": settings.model_dump(mode="json"),
-            "rules": rules.model_dump(mode="json"),
         },
     )
     if tracker is not None:

@@ -26,6 +26,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from fleet.release.gate import GatePlan
 from models.bundle import Bundle, BundleError, read_bundle, write_bundle
 from models.bundle.manifest import DETECTOR_NAME, EMBEDDER_NAME, HEAD_NAME, EmbedderSpec
 from models.nets.embedder import CellEmbedder
@@ -60,7 +61,6 @@ from training.embedder_task import EmbedderTask, load_embedder
 from training.errors import ConfigError, RetrainError, TrainingError
 from training.evidence import evidence_document, write_evidence
 from training.export import Parity, export_onnx, fused_embedder, parity, quantise
-from training.gate import GateRules
 from training.label_folder import LabelFolder, read_labels
 from training.loop import BEST_NAME, LAST_NAME, Trainer
 from training.recipe import BundleRecipe, load_recipe
@@ -149,7 +149,7 @@ class _Job:
         self.settings = load_settings(options.config, RetrainSettings)
         self.recipe: BundleRecipe = load_recipe(self.settings.recipe)
         self.refit = load_settings(self.settings.refit, RefitSettings)
-        self.rules = load_settings(self.settings.gate, GateRules)
+        self.rules = load_settings(self.settings.gate, GatePlan)
         config = load_config(self.settings.embedder)
         if not isinstance(config, EmbedderConfig):
             raise ConfigError(f"{self.settings.embedder}: trains a detector; name an embedder's configuration")
@@ -300,15 +300,15 @@ class _Job:
         document = evidence_document(
             candidate=refitted.bundle,
             champion=self.current,
-            frozen_sha256=self.base.frozen.sha256,
+            frozen_sha256=self.base.frozen.cells_sha256,
             verdict=refitted.verdict,
+            plan=self.rules,
             figures=(refitted.champion, refitted.candidate),
             labels=labels_said(self.labels),
             made={
                 "command": "retrain",
                 "seed": self.options.seed,
                 "settings": self.settings.model_dump(mode="json"),
-                "rules": self.rules.model_dump(mode="json"),
             },
         )
         record_refit(self.tracker_of(self.options.work / "gate"), document, refitted)

@@ -1,9 +1,20 @@
-"""What an evaluation says of a bundle: the document beside a release, named in it by its hash."""
+"""What an evaluation says of a bundle: the document beside a release, named in it by its hash.
+
+It holds the figures of both models and the limits they were judged by, and whoever takes it judges them again. What
+it is held against is in numbered order:
+
+1. it can be read, and is about this bundle;
+2. it rests on a frozen set that is pinned, and holds the figures of both models on each slice of it;
+3. it was judged by no laxer limits than those that ship with the program;
+4. `accepted` is what its own figures give;
+5. and it was accepted.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -12,20 +23,35 @@ from fleet.contract.base import Digest, JsonObject, Sha256, WireModel
 from fleet.contract.codec import WireError, decode
 from fleet.contract.release import EvidenceRef
 from fleet.release.errors import EvidenceRefused
+from fleet.release.gate import Figures, GatePlan, judge, laxer, missing_of
+from fleet.release.pinned import Pinned, pinned
 
 MAX_EVIDENCE_BYTES = 256 * 1024
+EVIDENCE_SCHEMA: Literal["ahs.evidence/2"] = "ahs.evidence/2"
+OLD_SCHEMA = "ahs.evidence/1"
+"""Without the limits, and with a frozen set that was named by one embedder's file: it cannot be judged again."""
+
+SHOWN_REASONS = 5
+
+
+class EvidenceFigures(WireModel):
+    """Slice -> figures, of both models."""
+
+    champion: dict[str, Figures]
+    candidate: dict[str, Figures]
 
 
 class Evidence(WireModel):
     """`evidence.json`, written when a bundle was compared with the model in use on the frozen set."""
 
-    schema_: Literal["ahs.evidence/1"] = Field("ahs.evidence/1", alias="schema")
+    schema_: Literal["ahs.evidence/2"] = Field(EVIDENCE_SCHEMA, alias="schema")
     candidate: Digest = Field(description="the bundle that was evaluated")
     champion: Digest = Field(description="the model it was compared with")
-    frozen_set: Sha256 = Field(description="hash of the frozen evaluation set")
+    frozen_set: Sha256 = Field(description="hash of the frozen set's cells")
     accepted: bool = Field(strict=True)
     reasons: tuple[str, ...] = Field((), description="why not, when it was not accepted")
-    figures: JsonObject = Field(default_factory=dict)
+    plan: GatePlan = Field(description="limits it was judged by")
+    figures: EvidenceFigures
 
 
 def read_evidence(data: bytes) -> Evidence:
@@ -37,29 +63,36 @@ def read_evidence(data: bytes) -> Evidence:
     try:
         return decode(Evidence, data, limit_bytes=MAX_EVIDENCE_BYTES)
     except WireError as exc:
+        if _is_old(data):
+            raise EvidenceRefused(
+                f"the evidence is of the form {OLD_SCHEMA}, which cannot be judged again; evaluate the bundle anew"
+            ) from exc
         raise EvidenceRefused(f"the evidence cannot be read ({exc}); give the evidence.json of the evaluation") from exc
 
 
-def reference(data: bytes, digest: str) -> EvidenceRef:
+def reference(data: bytes, digest: str, known: Pinned | None = None) -> EvidenceRef:
     """What a release's description says of its evidence.
 
     Args:
         data: the document's bytes, which the cloud keeps as they are.
         digest: of the bundle that is released.
+        known: limits and frozen sets; None for those that ship.
 
     Raises:
-        EvidenceRefused: unreadable, about another bundle, or the bundle was not accepted.
+        EvidenceRefused: which check does not hold.
     """
-    evidence = read_evidence(data)
+    evidence = read_evidence(data)  # 1
     if evidence.candidate != digest:
         raise EvidenceRefused(
             f"the evidence is about {evidence.candidate}, not about this bundle {digest}; evaluate it"
         )
-    if not evidence.figures:
-        raise EvidenceRefused("the evidence holds no figures; give the evidence.json that the evaluation wrote")
-    if not evidence.accepted:
-        reasons = "; ".join(evidence.reasons) or "no reason given"
-        raise EvidenceRefused(f"the evaluation did not accept this bundle: {reasons}")
+    limits = known or pinned()
+    _check_frozen_set(evidence, limits)  # 2
+    if wider := laxer(evidence.plan, limits.plan):  # 3
+        raise EvidenceRefused(
+            f"the evaluation allowed more than releases may: {_some(wider)}; evaluate it by the limits that ship"
+        )
+    _check_verdict(evidence)  # 4, 5
     return EvidenceRef(
         sha256=hashlib.sha256(data).hexdigest(),
         champion=evidence.champion,
@@ -82,3 +115,50 @@ def check_evidence(release_evidence: EvidenceRef | None, digest: str, data: byte
         raise EvidenceRefused("the evidence is not the document that was signed; send the one of this release")
     whole: JsonObject = json.loads(data)
     return whole
+
+
+def _check_frozen_set(evidence: Evidence, limits: Pinned) -> None:
+    frozen = limits.frozen_set(evidence.frozen_set)
+    if frozen is None:
+        raise EvidenceRefused(
+            f"the evidence rests on the frozen set {evidence.frozen_set}, which is none of those that count; "
+            "evaluate the bundle on the set that ships"
+        )
+    sides: Mapping[str, dict[str, Figures]] = {
+        "current model": evidence.figures.champion,
+        "candidate": evidence.figures.candidate,
+    }
+    for side, figures in sides.items():
+        if lacking := missing_of(frozen, figures):
+            raise EvidenceRefused(
+                f"the evidence holds no figures of the {side} on that frozen set: {_some(lacking)}; give the "
+                "evidence.json that the evaluation wrote"
+            )
+
+
+def _check_verdict(evidence: Evidence) -> None:
+    verdict = judge(evidence.figures.champion, evidence.figures.candidate, evidence.plan)
+    if evidence.accepted != verdict.accepted:
+        words = (
+            f"it should not have been: {_some(verdict.reasons)}" if evidence.accepted else "nothing speaks against it"
+        )
+        said = "accepted" if evidence.accepted else "not accepted"
+        raise EvidenceRefused(
+            f"the evidence says {said}, and by its own figures {words}; give the evidence.json that the evaluation "
+            "wrote, unchanged"
+        )
+    if not verdict.accepted:
+        raise EvidenceRefused(f"the evaluation did not accept this bundle: {_some(verdict.reasons)}")
+
+
+def _is_old(data: bytes) -> bool:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("schema") == OLD_SCHEMA
+
+
+def _some(reasons: list[str] | tuple[str, ...]) -> str:
+    more = len(reasons) - SHOWN_REASONS
+    return "; ".join(reasons[:SHOWN_REASONS]) + (f"; and {more} more" if more > 0 else "")

@@ -60,6 +60,7 @@ PURE = (
     "models/runtime/results.py",
     "models/runtime/matching.py",
     "training/gate.py",
+    "fleet/release/gate.py",
     "fleet/contract/*",
     "fleet/rollout/*",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from fleet.contract.release import RolloutState, Thresholds, WavePlan
 from fleet.local.broker import CLOUD_USER
 from fleet.local.system import LocalSystem, run_module
 from models.bundle import Bundle, read_bundle, write_bundle
+from tests.fakes.evaluations import evidence_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.mosquitto, pytest.mark.timeout(600)]
 
@@ -107,8 +107,7 @@ def release(system: LocalSystem) -> str:
     bundle = heavier_bundle(system)
     champion = read_bundle(system.edge_bundle).digest
     evidence = system.folder / "evidence.json"
-    document = {"schema": "ahs.evidence/1", "candidate": bundle.digest, "champion": champion, "accepted": True}
-    evidence.write_text(json.dumps(document | {"frozen_set": "0" * 64, "figures": {"made for": "this test"}}))
+    evidence.write_bytes(evidence_bytes(bundle.digest, champion))
     run_module(
         *("fleet", "release", "create", "--bundle", str(bundle.path), "--keys", str(system.keys)),
         *("--evidence", str(evidence), *system.cloud_options()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import tempfile
@@ -17,6 +18,7 @@ from fleet.release.evidence import reference
 from fleet.release.keys import ONLINE_KEY, Keys, load_keys, make_keys, save_keys
 from fleet.release.repository import first_trust, releases_of, resigned, with_release
 from models.bundle import pack_zip, write_bundle
+from tests.fakes.evaluations import evidence_bytes
 
 _FIELDS: dict[str, Any] = {
     "name": "plain",
@@ -91,14 +93,22 @@ class ReleaseDesk:
         evidence: bool = False,
         signer: Any = None,
         head: bytes | None = None,
+        forged: JsonObject | None = None,
     ) -> Offered:
-        """The next release on top of a trust; each has a head of its own and the same detector."""
+        """The next release on top of a trust; each has a head of its own and the same detector.
+
+        Args:
+            forged: what is written over the evidence's fields, and signed as accepted without a look.
+        """
         counter = max((release.counter for release in releases_of(trust)), default=0) + 1
         version = f"1.{counter}.0"
         archive, digest = bundle_zip(version, head or f"head {counter}".encode())
         before = releases_of(trust)
-        document = json.dumps(evidence_for(digest, before[0].digest)).encode() if evidence else None
-        target = _target(archive, digest, counter, version, at, reference(document, digest) if document else None)
+        named = document = None
+        if evidence or forged is not None:
+            document = evidence_bytes(digest, before[0].digest, **(forged or {}))
+            named = reference(document, digest) if forged is None else _unread(document)
+        target = _target(archive, digest, counter, version, at, named)
         targets = with_release(trust, target, archive, signer or self.keys.release)
         return Offered(target, targets, archive, document)
 
@@ -118,17 +128,10 @@ def bundle_zip(version: str, head: bytes) -> tuple[bytes, str]:
         return (Path(folder) / "bundle.zip").read_bytes(), bundle.digest
 
 
-def evidence_for(digest: str, champion: str) -> JsonObject:
-    """An evaluation that accepts a bundle against a model that was released before."""
-    return {
-        "schema": "ahs.evidence/1",
-        "candidate": digest,
-        "champion": champion,
-        "frozen_set": "d5" * 32,
-        "accepted": True,
-        "reasons": [],
-        "figures": {"accuracy": 0.97},
-    }
+def _unread(document: bytes) -> EvidenceRef:
+    said = json.loads(document)
+    sha256 = hashlib.sha256(document).hexdigest()
+    return EvidenceRef(sha256=sha256, champion=said["champion"], frozen_set=said["frozen_set"], accepted=True)
 
 
 def _target(

@@ -34,9 +34,11 @@ from fleet.contract.http import ReleaseDetail, ReleasePage
 from fleet.contract.messages import Activation, Desired, Need
 from fleet.contract.release import SignedDesired, Trust
 from fleet.release.keys import make_key, make_keys, save_key
+from fleet.release.pinned import pinned
 from fleet.release.repository import check_trust, online_keyid
 from fleet.release.rotation import KeyRole, replaced
-from tests.fakes.releases import Offered, ReleaseDesk, bundle_zip, evidence_for
+from tests.fakes.evaluations import changed, evidence_for, good_figures
+from tests.fakes.releases import Offered, ReleaseDesk, bundle_zip
 
 pytestmark = pytest.mark.anyio
 
@@ -312,6 +314,24 @@ async def test_the_trust_is_given_once_and_only_ours(
         assert again.status_code == 200
         assert Trust.model_validate(again.json()) == await fleet.trust(), "nothing was taken back"
         assert refusal(await fleet.give_trust(stranger.trust))[0] == 422
+
+
+@pytest.mark.parametrize(
+    ("forged", "words"),
+    [
+        ({"after": changed(good_figures(), "home", named=0.2)}, "did not accept"),
+        ({"after": changed(good_figures(), "home", named=0.2), "accepted": True}, "by its own figures"),
+        ({"frozen_set": "d5" * 32}, "none of those that count"),
+        ({"plan": {**pinned().plan.model_dump(mode="json"), "outsiders_named": 1.0}}, "allowed more than releases may"),
+        ({"schema": "ahs.evidence/1"}, "evaluate the bundle anew"),
+    ],
+)
+async def test_evidence_that_was_signed_and_does_not_hold_is_refused_with_its_reason(
+    sqlite_fleet: Releasing, forged: dict[str, Any], words: str
+) -> None:
+    answer = await sqlite_fleet.send(sqlite_fleet.desk.offer(await sqlite_fleet.trust(), forged=forged))
+    assert refusal(answer) == (422, "evidence_refused")
+    assert words in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("role", list(KeyRole))

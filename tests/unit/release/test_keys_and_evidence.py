@@ -10,9 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from fleet.contract.base import JsonObject
 from fleet.release.errors import EvidenceRefused, KeyExists, KeyMissing, KeyUnreadable
 from fleet.release.evidence import MAX_EVIDENCE_BYTES, check_evidence, reference
 from fleet.release.keys import ONLINE_KEY, RELEASE_KEY, load_key, load_keys, make_keys, save_keys
+from fleet.release.pinned import pinned
+from tests.fakes.evaluations import changed, evidence_bytes, good_figures
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -51,23 +54,23 @@ def test_what_is_no_key_of_ours_is_refused(tmp_path: Path) -> None:
         load_key(tmp_path)
 
 
+CHAMPION = "sha256:" + "b" * 64
+OTHER = "sha256:" + "d" * 64
+WORSE = changed(good_figures(), "home", named=0.5)
+
+
 def document(**changes: object) -> bytes:
-    words = {
-        "schema": "ahs.evidence/1",
-        "candidate": DIGEST,
-        "champion": "sha256:" + "b" * 64,
-        "frozen_set": "c" * 64,
-        "accepted": True,
-        "reasons": [],
-        "figures": {"candidate": {"all": {"accuracy": 0.9}}},
-        "made": "by a newer program",
-    }
-    return json.dumps({**words, **changes}).encode()
+    return evidence_bytes(DIGEST, CHAMPION, **{"made": "by a newer program", **changes})
+
+
+def plan(**changes: object) -> JsonObject:
+    return {**pinned().plan.model_dump(mode="json"), **changes}
 
 
 def test_the_named_evidence_is_the_document_byte_for_byte() -> None:
     data = document()
     named = reference(data, DIGEST)
+    assert (named.champion, named.frozen_set) == (CHAMPION, pinned().frozen_sets[0].sha256)
     assert check_evidence(named, DIGEST, data) == json.loads(data)
     assert check_evidence(None, DIGEST, None) is None
     for other in (data + b" ", document(figures={}), None):
@@ -77,19 +80,38 @@ def test_the_named_evidence_is_the_document_byte_for_byte() -> None:
         check_evidence(None, DIGEST, data)
 
 
+def test_stricter_limits_than_those_that_ship_are_welcome() -> None:
+    assert reference(document(plan=plan(outsiders_named=0.0)), DIGEST).accepted
+
+
 @pytest.mark.parametrize(
-    "data",
+    ("data", "words"),
     [
-        b"",
-        b"[]",
-        b"{}",
-        document(schema="ahs.evidence/2"),
-        document(candidate="sha256:" + "d" * 64),
-        document(accepted=False, reasons=["worse"]),
-        document(accepted="yes"),
-        b" " * (MAX_EVIDENCE_BYTES + 1),
+        (b"", "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b"{}", "cannot be read"),
+        (b" " * (MAX_EVIDENCE_BYTES + 1), "cannot be read"),
+        (document(schema="ahs.evidence/3"), "cannot be read"),
+        (document(accepted="yes"), "cannot be read"),
+        (document(figures={"made for": "this test"}), "cannot be read"),
+        (document(plan=None), "cannot be read"),
+        (document(plan=plan(outsiders_named="0.04")), "cannot be read"),
+        (document(plan=plan(outsiders_named=float("nan"))), "cannot be read"),
+        (document(schema="ahs.evidence/1"), "evaluate the bundle anew"),
+        (evidence_bytes(OTHER, CHAMPION), "not about this bundle"),
+        (document(frozen_set="d5" * 32), "none of those that count"),
+        (
+            document(before=good_figures() | {"easy": good_figures()["home"]}),
+            "slices that the frozen set does not have",
+        ),
+        (document(after=changed(good_figures(), "home", cells=12)), "of the candidate on that frozen set"),
+        (document(plan=plan(outsiders_named=0.5)), "allowed more than releases may: outsiders_named 0.5, at most 0.04"),
+        (document(plan=plan(site_least_cells=1000)), "site_least_cells 1000, at most 12"),
+        (document(after=WORSE), "did not accept this bundle: home: share named is worse by 0.4600"),
+        (document(after=WORSE, accepted=True, reasons=[]), "says accepted, and by its own figures it should not"),
+        (document(accepted=False, reasons=["worse"]), "says not accepted, and by its own figures nothing speaks"),
     ],
 )
-def test_evidence_that_does_not_speak_for_the_bundle_is_refused(data: bytes) -> None:
-    with pytest.raises(EvidenceRefused):
+def test_evidence_that_does_not_speak_for_the_bundle_is_refused_with_its_reason(data: bytes, words: str) -> None:
+    with pytest.raises(EvidenceRefused, match=words):
         reference(data, DIGEST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from fleet.release.keys import ONLINE_KEY, RELEASE_KEY, ROOT_KEY, load_key, save
 from fleet.release.package import read_trust, write_kit, write_trust
 from fleet.release.repository import releases_of
 from models.bundle import Bundle, read_bundle, write_bundle
+from tests.fakes.evaluations import changed, evidence_bytes, good_figures
 from tests.fakes.release_cloud import ReleaseCloud, serving
 from tests.unit.release.release_chain import FIELDS, Fleet, bundle_files
 
@@ -61,16 +61,8 @@ def begun(run: Command, cloud: ReleaseCloud, tmp_path: Path) -> Command:
 
 
 def evidence(path: Path, digest: str, *, accepted: bool = True, champion: str = "sha256:" + "a" * 64) -> Path:
-    document = {
-        "schema": "ahs.evidence/1",
-        "candidate": digest,
-        "champion": champion,
-        "frozen_set": "b" * 64,
-        "accepted": accepted,
-        "reasons": [] if accepted else ["monocyte recall fell by 0.20"],
-        "figures": {"candidate": {"all": {"accuracy": 0.93}}},
-    }
-    path.write_text(json.dumps(document, indent=1))
+    after = good_figures() if accepted else changed(good_figures(), "home", named=0.5)
+    path.write_bytes(evidence_bytes(digest, champion, after=after))
     return path
 
 
@@ -173,7 +165,10 @@ def test_evidence_that_does_not_speak_for_the_bundle_is_refused(begun: Command, 
     broken.write_text("{")
     for path, words in (
         (evidence(tmp_path / "other.json", "sha256:" + "c" * 64), "not about this bundle"),
-        (evidence(tmp_path / "no.json", bundle.digest, accepted=False), "monocyte recall fell"),
+        (
+            evidence(tmp_path / "no.json", bundle.digest, accepted=False),
+            "share named is worse by 0.46",
+        ),
         (broken, "cannot be read"),
         (tmp_path / "absent.json", "cannot be read"),
     ):

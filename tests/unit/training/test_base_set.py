@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fleet.release.gate import missing_of
+from fleet.release.pinned import pinned
 from models.bundle import Bundle, read_bundle
 from models.bundle.manifest import EMBEDDER_NAME
 from models.zoo import shipped
@@ -27,9 +29,10 @@ from training.base_set import (
 from training.data.white_cells import CellExample
 from training.errors import BaseSetError
 from training.recipe import load_recipe
+from training.refit import figures_of_bundle, frozen_slices
 
-FROZEN_SHA256 = "11729772e05cd30e9c82f1dec51564b338e01c42342928adae7d4d5b258f5e21"
-"""Evidence of every model that was ever accepted names it: it changes with a new embedder only, in a new folder."""
+CELLS_SHA256 = "c82a3478ad9e7ff45bf48f922cebbf56a11b075839cc39783a78096b41ae97c9"
+"""Of the frozen cells: evidence of every model that was ever accepted names it, whatever its embedder."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,32 @@ def copied(bundle: Bundle, tmp_path: Path) -> Path:
 
 
 def test_the_frozen_set_is_the_one_that_earlier_models_were_judged_on(base: BaseSet) -> None:
-    assert base.frozen.sha256 == FROZEN_SHA256
+    assert base.frozen.cells_sha256 == CELLS_SHA256
+    known = pinned().frozen_set(CELLS_SHA256)
+    assert known is not None
+    assert known.embedded[base.manifest.embedder_sha256] == base.frozen.sha256
+
+
+def test_the_pinned_slices_are_those_of_the_frozen_set(base: BaseSet, bundle: Bundle) -> None:
+    known = pinned().frozen_set(base.frozen.cells_sha256)
+    assert known is not None
+    assert missing_of(known, figures_of_bundle(bundle, frozen_slices(base.frozen))) == []
+
+
+def test_a_frozen_set_with_other_embeddings_is_not_taken_for_the_one_that_was_locked(
+    base: BaseSet, bundle: Bundle, tmp_path: Path
+) -> None:
+    easier = dataclasses.replace(base.frozen, embeddings=base.frozen.embeddings * 1.01)
+    said = base.manifest.model_dump(by_alias=True, exclude={"schema_", "cells", "files"})
+    write_base_set(tmp_path / "easier", train=base.train, held_out=base.held_out, frozen=easier, said=said)
+    with pytest.raises(BaseSetError, match="not the frozen set that was locked"):
+        read_base_set(tmp_path / "easier", bundle)
+
+
+def test_one_relabelled_cell_makes_another_frozen_set(base: BaseSet) -> None:
+    labels = base.frozen.labels.copy()
+    labels[0] = (labels[0] + 1) % 5
+    assert dataclasses.replace(base.frozen, labels=labels).cells_sha256 != base.frozen.cells_sha256
 
 
 def test_it_holds_every_type_in_each_part_and_is_small(base: BaseSet, bundle: Bundle) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fleet.release.evidence import reference
+from fleet.release.pinned import GATE_FILE
 from models.bundle import UNIDENTIFIED, Bundle, CellClass, read_bundle, write_bundle
 from models.bundle.manifest import DETECTOR_NAME, HEAD_NAME
 from models.runtime import Pipeline, read_image, run_self_test
@@ -23,7 +25,6 @@ from training.cli import app
 from training.errors import BaseSetError, RefitError
 from training.label_folder import read_labels
 from training.refit_job import RefitOptions, RefitOutcome, default_evidence, run_refit
-from training.settings import CONFIGS
 
 pytestmark = pytest.mark.slow
 
@@ -164,15 +165,20 @@ def test_a_refit_of_a_refit_starts_from_the_same_base(
 def test_the_evidence_names_both_models_the_frozen_set_and_the_figures(outcome: RefitOutcome, current: Path) -> None:
     bundle = read_bundle(current)
     evidence = json.loads(default_evidence(outcome.refitted.bundle.path.parent.parent / "edge-1.0.1").read_text())
-    assert evidence["schema"] == "ahs.evidence/1"
+    assert evidence["schema"] == "ahs.evidence/2"
     assert evidence["candidate"] == outcome.refitted.bundle.digest
     assert evidence["champion"] == bundle.digest
-    assert evidence["frozen_set"] == read_base_set(find_base_set(bundle), bundle).frozen.sha256
+    assert evidence["frozen_set"] == read_base_set(find_base_set(bundle), bundle).frozen.cells_sha256
     assert evidence["accepted"] is True
     assert evidence["reasons"] == []
     assert set(evidence["figures"]["candidate"]) >= {"home", "generated", "outsiders"}
     assert evidence["labels"]["cells"] == outcome.labels.cells
-    assert evidence["rules"]["outsiders_named"] == 0.04
+    assert evidence["plan"]["outsiders_named"] == 0.04
+
+
+def test_a_release_takes_the_evidence_as_it_was_written(outcome: RefitOutcome) -> None:
+    path = default_evidence(outcome.refitted.bundle.path.parent.parent / "edge-1.0.1")
+    assert reference(path.read_bytes(), outcome.refitted.bundle.digest).champion == outcome.champion.digest
 
 
 CARELESS = {
@@ -202,7 +208,7 @@ def test_wrong_labels_are_refused_with_the_reason_and_exit_code_3(current: Path,
 
 
 def test_a_refused_bundle_is_kept_only_when_asked(current: Path, labels: Path, tmp_path: Path) -> None:
-    text = (CONFIGS / "gate.yaml").read_text(encoding="utf-8").replace("in_domain: 0.02", "in_domain: 0.0")
+    text = GATE_FILE.read_text(encoding="utf-8").replace("in_domain: 0.02", "in_domain: 0.0")
     strict = text.replace("outsiders_named: 0.04", "outsiders_named: 0.0").replace("nll: 0.03", "nll: 0.0")
     (tmp_path / "gate.yaml").write_text(strict, encoding="utf-8")
     outcome = run_refit(options(current, labels, tmp_path / "new", gate=tmp_path / "gate.yaml", keep_refused=True))

@@ -76,7 +76,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "range_cells": 16,
     }
     _write(root / "retrain.yaml", settings)
-    _write(root / "strict.yaml", {**settings, "gate": "training/configs/gate.yaml"})
+    _write(root / "strict.yaml", {**settings, "gate": "fleet/release/gate.yaml"})
     return root
 
 
@@ -123,6 +123,7 @@ def test_its_base_set_lies_beside_it_so_that_it_can_be_refitted(
     assert base.manifest.embedder_sha256 == read_base_set(find_base_set(bundle), bundle).manifest.embedder_sha256
     old = read_base_set(options.out.parent / "base", outcome.champion)
     assert base.frozen.pictures.tolist() == old.frozen.pictures.tolist()
+    assert base.frozen.cells_sha256 == old.frozen.cells_sha256
 
 
 def test_the_evidence_names_the_frozen_set_that_the_current_model_was_judged_on(
@@ -130,7 +131,7 @@ def test_the_evidence_names_the_frozen_set_that_the_current_model_was_judged_on(
 ) -> None:
     evidence = json.loads(options.evidence.read_text(encoding="utf-8"))
     old = read_base_set(options.out.parent / "base", outcome.champion)
-    assert evidence["frozen_set"] == old.frozen.sha256
+    assert evidence["frozen_set"] == old.frozen.cells_sha256
     assert evidence["candidate"] == read_bundle(options.out).digest
     assert evidence["command"] == "retrain"
 

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from fleet.release.gate import GatePlan
+from fleet.release.pinned import GATE_FILE
 from training.config import DetectorConfig, EmbedderConfig, load_config
 from training.data.places import data_root
 from training.errors import ConfigError, DataError
-from training.gate import GateRules
 from training.recipe import load_recipe
 from training.retrain_settings import RetrainSettings
 from training.settings import load_settings
 from training.site_cells import RefitSettings
 
 CONFIGS = Path("training/configs")
-SETTINGS: dict[str, type[BaseModel]] = {"gate": GateRules, "refit": RefitSettings, "retrain": RetrainSettings}
+SETTINGS: dict[str, type[BaseModel]] = {"gate": GatePlan, "refit": RefitSettings, "retrain": RetrainSettings}
 
 
 def written(folder: Path, text: str) -> Path:
@@ -26,7 +27,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted([GATE_FILE, *CONFIGS.glob("*.yaml")]), ids=lambda p: p.stem)
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     if path.stem.endswith("-bundle"):
         assert load_recipe(path).golden_seeds
@@ -89,7 +90,7 @@ def test_stages_follow_each_other() -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_key_that_is_unknown_or_missing_is_refused(name: str, tmp_path: Path) -> None:
-    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (GATE_FILE if name == "gate" else CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="tolerence"):
         load_settings(written(tmp_path, text + "tolerence: 0.1\n"), SETTINGS[name])
     last = text.splitlines()[-1]
