@@ -72,11 +72,12 @@ class Metrics:
         )
         # From the start: what appears with its first count would not be seen to grow.
         for what in ("trust", "desired", "archive"):
-            for code in ("E_SIG", "E_ROLLBACK", "E_HASH", "E_LEN"):
+            for code in ("E_SIG", "E_ROLLBACK", "E_HASH", "E_LEN", "E_PATH"):
                 self.update_refused.labels(what, code)
         self.update_chunks.labels("false")
         self.update_asked = Counter("ahs_edge_update_asked", "Questions for missing chunks", registry=kit)
         self.update_notes = Counter("ahs_edge_update_notes", "Unusual events of the update", ["code"], registry=kit)
+        self.update_notes.labels("chunk_unsigned")
         self.update_inbox_lost = Counter(
             "ahs_edge_update_inbox_lost", "Messages for the update lost to a full inbox", registry=kit
         )

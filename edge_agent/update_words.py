@@ -17,6 +17,8 @@ CODES: dict[UpdateCode, str] = {
     UpdateCode.STALE: "The signed list of models has expired, or does not name this one.",
     UpdateCode.HASH: "The bytes that arrived are not the ones that were signed.",
     UpdateCode.LENGTH: "It is larger or smaller than what was signed.",
+    UpdateCode.CHUNK: "In the place of its parts came others, which belong to nothing that was signed.",
+    UpdateCode.PATH: "A name in it reaches out of its own folder.",
     UpdateCode.SLOW: "It arrived too slowly.",
     UpdateCode.SPACE: "There is no room for it on the disk.",
     UpdateCode.INCOMPATIBLE: "It needs a newer version of this program.",

@@ -127,6 +127,7 @@ def factory(
     The first bundle of a fleet becomes release 1. Later a kit is made of any bundle that has been released.
     """
     with _told():
+        finish_replacement(folder)
         trust = read_trust(folder / TRUST_NAME)
         chain = check_trust(trust)
         package = make_package(bundle)

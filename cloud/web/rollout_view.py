@@ -38,6 +38,8 @@ CODES: dict[str, str] = {
     "E_STALE": "the signed list of releases has expired",
     "E_HASH": "data are not what was signed",
     "E_LEN": "data are longer or shorter than signed",
+    "E_CHUNK": "chunks that nobody signed came in place of its own",
+    "E_PATH": "a name in the archive reaches out of its folder",
     "E_SLOW": "the download was too slow",
     "E_SPACE": "no room on the device",
     "E_INCOMPAT": "does not fit the device's program",

@@ -25,6 +25,7 @@ from edge_agent.update.record import (
     UpdateRecord,
     barring,
     confirmed_by_soak,
+    disturbed,
     lost,
     moved,
     restored,
@@ -39,6 +40,7 @@ from edge_agent.update.traffic import (
     Assembled,
     AssemblyFailed,
     ChunkFalse,
+    ChunkForeign,
     ChunkStored,
     Collect,
     DesiredNotTaken,
@@ -97,6 +99,7 @@ class UpdateCore:
         self._settings = settings
         self._signed: SignedList | None = None
         self._older: TrustNotTaken | None = None
+        self._expired: TrustNotTaken | None = None
         self._delivery = Delivery(settings)
         self._link = False
         self._reading = False
@@ -156,6 +159,8 @@ class UpdateCore:
                 self._chunk(event.sha256, now)
             case ChunkFalse():
                 self._chunk_false(event.sha256, now)
+            case ChunkForeign():
+                self._chunk_foreign(event.sha256, now)
             case Assembled() | AssemblyFailed():
                 self._assembled(event, now)
             case TrialEnded():
@@ -319,7 +324,7 @@ class UpdateCore:
 
     def _trust(self, event: TrustTaken, now: Moment) -> None:
         self._signed = SignedList(event.releases, event.metadata, event.expires)
-        self._older = None
+        self._older = self._expired = None
         record = self.record
         candidate = record.candidate
         if record.state in (UpdateState.DOWNLOADING, UpdateState.WAITING, UpdateState.VERIFIED):
@@ -346,6 +351,11 @@ class UpdateCore:
             if self._trust_until_s is None and (waits is not None or self._wants_another()):
                 self._trust_until_s = now.monotonic_s + self._settings.trust_wait_s
             return
+        if event.code is UpdateCode.STALE and self._signed is None:
+            self._expired = event
+            if self.record.state is UpdateState.VERIFIED:
+                self._maybe_activate(now)
+                return
         if CODE_FAMILIES[event.code] is not CodeFamily.SECURITY and waits is None and not self._wants_another():
             return  # what has expired stops installing, and nothing is to be installed
         self._tell_untrusted(event, waits, now)
@@ -452,7 +462,7 @@ class UpdateCore:
         if isinstance(offer, ReleaseTarget):
             self._trust_until_s = None
             metadata = "" if self._signed is None else self._signed.metadata
-            self._move(UpdateTrigger.WANTED, now, candidate=offer, metadata=metadata, boots=0, soak=None)
+            self._move(UpdateTrigger.WANTED, now, candidate=offer, metadata=metadata, boots=0, soak=None, disturbed=())
             return
         if offer.barred:
             self._out.append(Note(NoteCode.BARRED, f"release {key[1]}: {offer.code.value}"))
@@ -568,9 +578,27 @@ class UpdateCore:
         self._out.append(Note(NoteCode.CHUNK_FALSE, sha256))
         if self.record.state is not UpdateState.DOWNLOADING:
             return
+        self._disturbed(UpdateCode.HASH, f"{sha256[:12]} was not what its name says; it is asked for again", now)
         false = self._delivery.false()
         if false >= self._settings.max_bad_chunks:
             self._refuse(UpdateCode.HASH, f"{false} chunks were not what their names say", now)
+
+    def _chunk_foreign(self, sha256: str, now: Moment) -> None:
+        """Chunks are sent to all: one of another signed release is on its way to another device, or comes late."""
+        if not self._delivery.waits or self._signed is None or sha256 in self._signed.chunks:
+            return
+        self._out.append(Note(NoteCode.CHUNK_UNSIGNED, sha256))
+        if self.record.state is not UpdateState.DOWNLOADING:
+            return
+        self._disturbed(UpdateCode.CHUNK, f"{sha256[:12]} came, which belongs to nothing signed", now)
+        unsigned = self._delivery.unsigned()
+        if unsigned >= self._settings.max_bad_chunks:
+            text = f"{unsigned} chunks that belong to nothing signed came in the place of those that were asked for"
+            self._refuse(UpdateCode.CHUNK, text, now)
+
+    def _disturbed(self, code: UpdateCode, text: str, now: Moment) -> None:
+        if code not in self.record.disturbed:
+            self._save(disturbed(self.record, at=now.utc, code=code, text=text))
 
     def _assembled(self, event: Assembled | AssemblyFailed, now: Moment) -> None:
         if self.record.state is not UpdateState.DOWNLOADING or not self._is_candidate(event.key):
@@ -595,6 +623,9 @@ class UpdateCore:
         return known or self._signed is not None
 
     def _maybe_activate(self, now: Moment) -> None:
+        if self._expired is not None:  # no list is known since the start but one that is over
+            self._refuse(UpdateCode.STALE, self._expired.text, now)
+            return
         if not self._may_activate(now):
             self._due_s = None
             return

@@ -9,6 +9,9 @@ from edge_agent.update.settings import UpdateSettings
 MAX_ASKED = 3000
 """Chunks named in one question: keeps it below the largest message."""
 
+ASKED_IN_VAIN = 3
+"""Questions to which nothing but unsigned chunks came; a burst of them between two questions says nothing."""
+
 
 class Delivery:
     """Of the candidate. Time while nothing can be delivered (no link, no room) does not count.
@@ -21,6 +24,8 @@ class Delivery:
     def __init__(self, settings: UpdateSettings) -> None:
         self._settings = settings
         self._false = 0
+        self._unsigned = 0
+        self._asked = 0
         self._spent_s = 0.0
         self._since_s: float | None = None
         self._need_s = 0.0
@@ -51,6 +56,7 @@ class Delivery:
         if self.missing is None or sha256 not in self.missing:
             return False
         self.missing.discard(sha256)
+        self._unsigned = self._asked = 0
         self.progress_s = now_s
         self._pause_s = self._settings.need_first_s
         self._need_s = now_s + self._pause_s
@@ -61,8 +67,14 @@ class Delivery:
         self._false += 1
         return self._false
 
+    def unsigned(self) -> int:
+        """A chunk came that belongs to nothing signed; how many so far in the place of those that were asked for."""
+        self._unsigned += 1
+        return self._unsigned if self._asked >= ASKED_IN_VAIN else 0
+
     def ask(self, now_s: float) -> tuple[str, ...]:
         """What to ask for now; the next time is later by a growing pause."""
+        self._asked += 1
         self._need_s = now_s + self._pause_s
         self._pause_s = min(self._pause_s * 2, self._settings.need_last_s)
         return tuple(sorted(self.missing or ())[:MAX_ASKED])

@@ -17,6 +17,7 @@ from edge_agent.update.errors import NoSpace, TrustRefused
 from edge_agent.update.record import Key
 from edge_agent.update.traffic import (
     ChunkFalse,
+    ChunkForeign,
     ChunkStored,
     DesiredNotTaken,
     DesiredTaken,
@@ -130,7 +131,7 @@ class Receiver:
         self._metrics.update_chunks.labels(arrival.value).inc()
         match arrival:
             case Arrival.FOREIGN:
-                return []
+                return [ChunkForeign(message.sha256)]
             case Arrival.FALSE:
                 return [ChunkFalse(message.sha256)]
             case _:

@@ -104,6 +104,7 @@ class UpdateRecord(WireModel):
         boots: unclean starts with the candidate running or on trial, since it last read a field.
         starts: all of them, however far it came in between.
         attempts: at the candidate, so far.
+        disturbed: codes that were told of the delivery under way, though it went on.
         barred: releases that are not tried again.
         soak: figures that the last verdict was made on.
         journal: names this record; steps of another one are other steps.
@@ -127,6 +128,7 @@ class UpdateRecord(WireModel):
     boots: Count = 0
     starts: Count = 0
     attempts: Count = 0
+    disturbed: tuple[UpdateCode, ...] = ()
     barred: tuple[Barred, ...] = ()
     soak: SoakFigures | None = None
     journal: str = Field(min_length=8, max_length=64)
@@ -216,6 +218,13 @@ def moved(
             "untold": untold,
         }
     )
+
+
+def disturbed(record: UpdateRecord, *, at: datetime, code: UpdateCode, text: str) -> UpdateRecord:
+    """The delivery goes on, and what came in the place of its chunks is told once: a step with a code, no outcome."""
+    codes = (*record.disturbed, code)
+    after = moved(record, UpdateTrigger.DISTURBED, at=at, code=code, text=text, disturbed=codes)
+    return after.model_copy(update={"code": None})
 
 
 def confirmed_by_soak(record: UpdateRecord, *, at: datetime, soak: SoakFigures) -> UpdateRecord:

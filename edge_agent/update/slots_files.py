@@ -21,7 +21,7 @@ from edge_agent.update.files import to_disk, write_durably
 from edge_agent.update.record import Model
 from fleet.contract.codec import encode
 from fleet.contract.release import ReleaseTarget, UpdateCode
-from models.bundle import BundleError, BundleIncompatibleError, read_bundle
+from models.bundle import BundleError, BundleEscapeError, BundleIncompatibleError, read_bundle
 
 ARCHIVE = "bundle.zip"
 RELEASE = "release.json"
@@ -146,12 +146,14 @@ def check_bundle(release: ReleaseTarget, archive: Path) -> None:
     """Whether an archive is the bundle that the release describes.
 
     Raises:
-        ArchiveRefused: `E_INCOMPAT`, `E_LOAD` (a broken container, also one that reaches beyond it), `E_HASH`.
+        ArchiveRefused: `E_INCOMPAT`, `E_PATH` (a name reaches out of it), `E_LOAD` (broken in another way), `E_HASH`.
     """
     try:
         digest = read_bundle(archive).digest
     except BundleIncompatibleError as exc:
         raise ArchiveRefused(UpdateCode.INCOMPATIBLE, str(exc)) from exc
+    except BundleEscapeError as exc:
+        raise ArchiveRefused(UpdateCode.PATH, str(exc)) from exc
     except BundleError as exc:
         raise ArchiveRefused(UpdateCode.LOAD, str(exc)) from exc
     if digest != release.digest:

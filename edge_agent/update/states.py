@@ -10,6 +10,7 @@ stateDiagram-v2
     idle --> confirmed: restored
     idle --> rejected: refused
     idle --> rolled_back: lost
+    downloading --> downloading: disturbed
     downloading --> waiting: held
     downloading --> verified: delivered
     downloading --> failed: failed
@@ -91,6 +92,8 @@ class UpdateTrigger(StrEnum):
     """Not now: link away, no room, or a slide is being read."""
     RESUMED = "resumed"
     """The reason to hold the download is over."""
+    DISTURBED = "disturbed"
+    """Something came in the place of a chunk that is waited for, which is asked for again."""
     FREED = "freed"
     """The reason to hold the activation is over."""
     DELIVERED = "delivered"
@@ -131,6 +134,7 @@ TRANSITIONS: dict[tuple[S, UpdateTrigger], S] = {
     (S.IDLE, T.RESTORED): S.CONFIRMED,
     (S.IDLE, T.REFUSED): S.REJECTED,
     (S.IDLE, T.LOST): S.ROLLED_BACK,
+    (S.DOWNLOADING, T.DISTURBED): S.DOWNLOADING,
     (S.DOWNLOADING, T.HELD): S.WAITING,
     (S.DOWNLOADING, T.DELIVERED): S.VERIFIED,
     (S.DOWNLOADING, T.FAILED): S.FAILED,

@@ -120,6 +120,13 @@ class ChunkFalse:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkForeign:
+    """A chunk arrived that is not of this release."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Assembled:
     """Answer to Assemble: the release is whole, verified and in its slot."""
 
@@ -187,6 +194,7 @@ Event = (
     | NoRoom
     | ChunkStored
     | ChunkFalse
+    | ChunkForeign
     | Assembled
     | AssemblyFailed
     | TrialEnded
@@ -278,6 +286,7 @@ class NoteCode(StrEnum):
     TRUST_REFUSED = "trust_refused"
     ANSWER_LATE = "answer_late"
     CHUNK_FALSE = "chunk_false"
+    CHUNK_UNSIGNED = "chunk_unsigned"
     ASKED_AGAIN = "asked_again"
     BARRED = "barred"
 

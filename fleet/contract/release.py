@@ -116,6 +116,8 @@ class UpdateCode(TolerantEnum):
     STALE = "E_STALE"
     HASH = "E_HASH"
     LENGTH = "E_LEN"
+    CHUNK = "E_CHUNK"
+    PATH = "E_PATH"
     SLOW = "E_SLOW"
     SPACE = "E_SPACE"
     INCOMPATIBLE = "E_INCOMPAT"
@@ -142,6 +144,8 @@ CODE_FAMILIES: dict[UpdateCode, CodeFamily] = {
     UpdateCode.STALE: CodeFamily.RETRYABLE,
     UpdateCode.HASH: CodeFamily.SECURITY,
     UpdateCode.LENGTH: CodeFamily.SECURITY,
+    UpdateCode.CHUNK: CodeFamily.SECURITY,
+    UpdateCode.PATH: CodeFamily.SECURITY,
     UpdateCode.SLOW: CodeFamily.RETRYABLE,
     UpdateCode.SPACE: CodeFamily.RETRYABLE,
     UpdateCode.INCOMPATIBLE: CodeFamily.FINAL,

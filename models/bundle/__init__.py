@@ -4,6 +4,7 @@ from models.bundle.archive import Bundle, pack_zip, read_bundle, write_bundle
 from models.bundle.errors import (
     BundleCorruptError,
     BundleError,
+    BundleEscapeError,
     BundleIncompatibleError,
     BundleMissingError,
     BundleWriteError,
@@ -24,6 +25,7 @@ __all__ = [
     "Bundle",
     "BundleCorruptError",
     "BundleError",
+    "BundleEscapeError",
     "BundleIncompatibleError",
     "BundleManifest",
     "BundleMissingError",

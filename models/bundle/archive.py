@@ -20,6 +20,7 @@ from models.bundle.canonical import (
     MAX_MANIFEST_BYTES,
     check_content,
     check_files,
+    check_inside,
     digest_of,
     entries_of,
     manifest_bytes,
@@ -140,6 +141,7 @@ class _Zip:
     def names(self) -> set[str]:
         found: set[str] = set()
         for info in self._archive.infolist():
+            check_inside(info.filename)
             kind = stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir() or kind not in (0, stat.S_IFREG) or info.flag_bits & 0x1:
                 raise BundleCorruptError(f"{info.filename!r} is no plain file; a bundle holds only plain files")

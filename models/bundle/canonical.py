@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from pydantic import ValidationError
 
-from models.bundle.errors import BundleCorruptError, BundleIncompatibleError
+from models.bundle.errors import BundleCorruptError, BundleEscapeError, BundleIncompatibleError
 from models.bundle.manifest import (
     CARD_NAME,
     DETECTOR_NAME,
@@ -101,11 +101,23 @@ def check_path(path: str) -> None:
     """Refuse a path that is absolute, escapes the bundle's root or is not in its plain form.
 
     Raises:
+        BundleEscapeError: it leads out of the bundle.
         BundleCorruptError: the path must not be used.
     """
-    plain = PurePosixPath(path)
-    if plain.is_absolute() or ".." in plain.parts or str(plain) != path or path in (".", MANIFEST_NAME):
+    check_inside(path)
+    if str(PurePosixPath(path)) != path or path in (".", MANIFEST_NAME):
         raise BundleCorruptError(f"{path!r} is not a safe path inside a bundle")
+
+
+def check_inside(path: str) -> None:
+    """Refuse a path that leads out of the bundle's root, on whatever system it is read.
+
+    Raises:
+        BundleEscapeError: it does.
+    """
+    for plain in (PurePosixPath(path), PureWindowsPath(path)):
+        if plain.anchor or ".." in plain.parts:
+            raise BundleEscapeError(f"{path!r} is not a safe path inside a bundle: it reaches out of it")
 
 
 def check_content(entry: FileEntry, data: bytes) -> None:

@@ -3,6 +3,7 @@
 BundleError
 ├── BundleMissingError        nothing there: give the right path, or install a bundle
 ├── BundleCorruptError        bytes differ from the manifest, or the container is unsafe: fetch it again
+│   └── BundleEscapeError     a name in it reaches out of the bundle: nobody makes that by accident
 ├── BundleIncompatibleError   intact, but this program does not know its schema: update one of the two
 └── BundleWriteError          the bundle cannot be written as asked: correct the input
 """
@@ -20,6 +21,10 @@ class BundleMissingError(BundleError):
 
 class BundleCorruptError(BundleError):
     """The bytes are not the ones the manifest names, or the container must not be trusted."""
+
+
+class BundleEscapeError(BundleCorruptError):
+    """A name in the container or its manifest leads out of the bundle's root."""
 
 
 class BundleIncompatibleError(BundleError):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from models.bundle import (
     Bundle,
     BundleCorruptError,
+    BundleEscapeError,
     BundleIncompatibleError,
     BundleMissingError,
     BundleWriteError,
@@ -240,6 +241,25 @@ def test_a_link_inside_a_zip_is_refused(folder: Path, tmp_path: Path) -> None:
     path = _zip(tmp_path / "x.zip", [(manifest, (folder / "manifest.json").read_bytes()), (link, b"/etc/passwd")])
     with pytest.raises(BundleCorruptError, match="no plain file"):
         read_bundle(path)
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "golden/../../evil.py", "/etc/passwd", "..\\evil.py", "C:evil.py"])
+def test_a_name_that_reaches_out_of_the_bundle_is_told_apart_from_damage(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    whole = tmp_path / "whole.zip"
+    pack_zip(read_bundle(folder), whole)
+    with zipfile.ZipFile(whole, "a") as opened:
+        opened.writestr(name, b"print('out')")
+    with pytest.raises(BundleEscapeError, match="reaches out of it"):
+        read_bundle(whole)
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "golden/../../evil.py", "/etc/passwd"])
+def test_so_is_one_that_the_manifest_lists(folder: Path, name: str) -> None:
+    _rewrite(folder, lambda raw: raw["files"][0].update(path=name))
+    with pytest.raises(BundleEscapeError, match="reaches out of it"):
+        read_bundle(folder)
 
 
 def test_a_zip_that_unpacks_to_more_than_it_lists_is_refused(folder: Path, tmp_path: Path) -> None:

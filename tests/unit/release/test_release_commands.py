@@ -13,9 +13,11 @@ from typer.testing import CliRunner, Result
 
 from fleet.cli import app
 from fleet.contract.http import Problem, ReleaseDetail
+from fleet.release import replacing
 from fleet.release.keys import ONLINE_KEY, RELEASE_KEY, ROOT_KEY, load_key, save_keys
 from fleet.release.package import read_trust, write_kit, write_trust
 from fleet.release.repository import releases_of
+from fleet.release.rotation import KeyRole
 from models.bundle import Bundle, read_bundle, write_bundle
 from tests.fakes.evaluations import changed, evidence_bytes, good_figures
 from tests.fakes.release_cloud import ReleaseCloud, serving
@@ -93,6 +95,27 @@ def test_the_shipped_bundle_becomes_a_kit_that_verifies(run: Command, tmp_path: 
     assert run("factory", "--bundle", ZOO / "edge-1.0.0", "--out", "second").exit_code == 0
     assert (tmp_path / "second" / "trust.json").read_bytes() == trust
     assert releases_of(read_trust(tmp_path / "factory" / "trust.json"))[0].checked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", list(KeyRole))
+def test_a_kit_is_made_with_the_key_whose_replacement_was_cut_short(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: KeyRole
+) -> None:
+    run("keys", "init")
+    keys = tmp_path / "keys"
+    with monkeypatch.context() as killed:
+        killed.setattr(replacing, "finish_replacement", lambda folder: None)
+        assert run("keys", "replace", role.value).exit_code == 0
+    assert (keys / "trust.json.new").exists()
+    made = run("factory", "--bundle", ZOO / "edge-1.0.0")
+    assert made.exit_code == 0, made.stderr
+    assert not list(keys.glob("*.new"))
+    for path in (keys, tmp_path / "factory"):
+        trust = read_trust(path / "trust.json")
+        assert (len(trust.roots), [release.counter for release in releases_of(trust)]) == (2, [1])
+    proof = run("release", "verify", "factory", "--keys", "keys", "--fresh")
+    assert proof.exit_code == 0, proof.stderr
 
 
 def test_a_bundle_that_fails_its_self_test_is_neither_shipped_nor_released(begun: Command, tmp_path: Path) -> None:

@@ -150,5 +150,5 @@ def test_what_may_be_of_an_earlier_wish_is_no_refusal_of_this_one(changes: dict[
 
 
 def test_forged_altered_or_replayed_data_is_a_matter_of_security_and_nothing_else_is() -> None:
-    assert all(is_security(code) for code in ("E_SIG", "E_ROLLBACK", "E_HASH", "E_LEN"))
+    assert all(is_security(code) for code in ("E_SIG", "E_ROLLBACK", "E_HASH", "E_LEN", "E_CHUNK", "E_PATH"))
     assert not any(is_security(code) for code in (None, "E_SELFTEST", "E_SPACE", "something newer"))

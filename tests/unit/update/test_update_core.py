@@ -15,6 +15,7 @@ from edge_agent.update.record import MAX_STARTS, Hold, Model, booted
 from edge_agent.update.traffic import (
     Ask,
     ChunkFalse,
+    ChunkForeign,
     DesiredNotTaken,
     DesiredTaken,
     FollowChunks,
@@ -178,6 +179,14 @@ def _false_chunks(bench: UpdateBench) -> None:
         bench.tell(ChunkFalse(TWO.chunks[0].sha256))
 
 
+def _unsigned_chunks(bench: UpdateBench) -> None:
+    """In the place of every chunk that is asked for, whenever it is asked for."""
+    for _ in range(4):
+        bench.wait(SETTINGS.need_last_s)
+        for number in range(SETTINGS.max_bad_chunks):
+            bench.tell(ChunkForeign(f"ff{number:02x}".ljust(64, "0")))
+
+
 def _slow(bench: UpdateBench) -> None:
     bench.deliver(TWO, but=1)
     bench.wait(SETTINGS.chunk_timeout_s + 1)
@@ -243,12 +252,13 @@ ERRORS = (
     Edit("want", lambda b: (b.want(TWO), b.wait(31)), S.REJECTED, UpdateCode.STALE,
          setup=lambda b: (b.trust(*ALL, life_s=1.0), b.wait(40))),
     Edit("deliver", _false_chunks, S.REJECTED, UpdateCode.HASH),
+    Edit("deliver", _unsigned_chunks, S.REJECTED, UpdateCode.CHUNK),
     Edit("deliver", _slow, S.FAILED, UpdateCode.SLOW),
     Edit("deliver", _dripping, S.FAILED, UpdateCode.SLOW),
     Edit("deliver", _no_room_for_long, S.FAILED, UpdateCode.SPACE),
     Edit("deliver", _withdrawn, S.REJECTED, UpdateCode.STALE),
     *(Edit("deliver", delivers, S.REJECTED, code, {"assemble": [code]})
-      for code in (UpdateCode.HASH, UpdateCode.LENGTH, UpdateCode.SIGNATURE)),
+      for code in (UpdateCode.HASH, UpdateCode.LENGTH, UpdateCode.SIGNATURE, UpdateCode.PATH)),
     *(Edit("deliver", delivers, S.FAILED, code, {"assemble": [code]})
       for code in (UpdateCode.INCOMPATIBLE, UpdateCode.LOAD)),
     *(Edit("try", _trial(code), S.FAILED, code)
@@ -794,6 +804,101 @@ def test_chunks_that_turn_out_damaged_are_asked_for_again() -> None:
     bench.deliver(TWO, but=1)
     bench.tell(Prepared(key(TWO), frozenset({TWO.chunks[0].sha256})))
     assert (bench.state, bench.following, bench.asked[-1]) == (S.DOWNLOADING, True, (TWO.chunks[0].sha256,))
+
+
+def test_a_false_or_an_unsigned_chunk_is_told_once_with_its_code_and_stops_nothing() -> None:
+    bench = run(started(), until="deliver")
+    for _ in range(SETTINGS.max_bad_chunks - 1):
+        bench.tell(ChunkFalse(TWO.chunks[0].sha256))
+        bench.tell(ChunkForeign("f" * 64))
+    assert bench.told == ["downloading:", "downloading:E_HASH", "downloading:E_CHUNK"]
+    assert bench.core.record.code is None, "nothing has been refused"
+    bench.wait(SETTINGS.need_first_s)
+    assert len(bench.asked[-1]) == 3, "asked for again"
+    bench.deliver(TWO)
+    assert bench.stands(S.TRIAL)
+
+
+def test_what_disturbs_a_delivery_is_not_told_again_after_a_kill() -> None:
+    bench = run(started(), until="deliver")
+    bench.tell(ChunkFalse(TWO.chunks[0].sha256))
+    again = started(disk=bench.disk)
+    links(again)
+    trusts(again)
+    again.tell(ChunkFalse(TWO.chunks[0].sha256))
+    assert [told for told in again.told if told.endswith("E_HASH")] == ["downloading:E_HASH"]
+
+
+def test_a_burst_of_unsigned_chunks_between_two_questions_refuses_nothing() -> None:
+    bench = run(started(), until="deliver")
+    for number in range(20 * SETTINGS.max_bad_chunks):
+        bench.tell(ChunkForeign(f"{number:064x}"))
+    assert bench.stands(S.DOWNLOADING)
+
+
+def test_unsigned_chunks_beside_the_wanted_ones_refuse_nothing() -> None:
+    many = release(2, chunks=14)
+    bench = run(started(), until="trust")
+    bench.trust(release(1), many)
+    bench.want(many)
+    for left in range(13, 0, -1):
+        bench.wait(SETTINGS.need_last_s)
+        for _ in range(SETTINGS.max_bad_chunks):
+            bench.tell(ChunkForeign("f" * 64))
+        bench.deliver(many, but=left)
+    assert bench.stands(S.DOWNLOADING)
+
+
+def test_chunks_of_other_signed_releases_are_on_their_way_to_others_and_nothing_is_told() -> None:
+    bench = run(started(), until="deliver")
+    for _ in range(3):
+        bench.wait(SETTINGS.need_last_s)
+        for chunk in release(3).chunks * SETTINGS.max_bad_chunks:
+            assert bench.tell(ChunkForeign(chunk.sha256)) == []
+    assert (bench.state, bench.told) == (S.DOWNLOADING, ["downloading:"])
+
+
+def test_what_chunks_belong_to_is_not_judged_before_a_list_is_known() -> None:
+    disk = run(started(), until="deliver").disk
+    again = started(disk=disk)
+    links(again)
+    for _ in range(3):
+        again.wait(SETTINGS.need_last_s)
+        for _ in range(SETTINGS.max_bad_chunks):
+            again.tell(ChunkForeign("f" * 64))
+    assert again.stands(S.DOWNLOADING)
+
+
+@pytest.mark.parametrize("activation", list(Activation)[:2])
+@pytest.mark.parametrize("state", [S.DOWNLOADING, S.WAITING, S.VERIFIED])
+def test_a_start_with_an_expired_list_tells_what_was_ready_and_takes_it_up_again_with_a_fresh_one(
+    state: UpdateState, activation: Activation
+) -> None:
+    bench = run(started(), until="trust")
+    bench.trust(*ALL)
+    bench.want(TWO, activation=Activation.DOWNLOAD)
+    if state is not S.DOWNLOADING:
+        bench.deliver(TWO)
+    if state is S.WAITING:
+        bench.reading = True
+        bench.wait(1)
+        bench.want(TWO, 2)
+    assert bench.stands(state)
+    again = started(disk=bench.disk)
+    again.tell(TrustNotTaken(UpdateCode.STALE, "timestamp.json is expired"))
+    links(again)
+    again.tell(TrustNotTaken(UpdateCode.STALE, "timestamp.json is expired"))
+    again.want(TWO, 3, activation=activation)
+    again.deliver(TWO)
+    again.wait(1)
+    assert (again.state, again.core.record.code) == (S.REJECTED, UpdateCode.STALE)
+    assert again.told[-1] == "rejected:E_STALE"
+    told, asked = len(again.told), len(again.asked)
+    again.wait(SETTINGS.trust_wait_s + 1)
+    assert len(again.told) == told, "once"
+    trusts(again)
+    assert again.stands(S.TRIAL if activation is Activation.ACTIVATE else S.VERIFIED)
+    assert len(again.asked) == asked, "what is here is not fetched a second time"
 
 
 def test_answers_about_a_release_that_is_not_wanted_any_more_are_noted_and_nothing_else() -> None:

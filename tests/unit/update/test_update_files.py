@@ -7,8 +7,10 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import ZipFile
 
 import pytest
 
@@ -217,7 +219,11 @@ def test_what_is_signed_and_no_bundle_of_that_digest_is_refused(
     tmp_path: Path, one: tuple[ReleaseTarget, bytes], two: tuple[ReleaseTarget, bytes]
 ) -> None:
     slots = Slots(tmp_path)
-    for data, code in ((b"no zip at all", UpdateCode.LOAD), (two[1], UpdateCode.HASH)):
+    escaping = BytesIO(one[1])
+    with ZipFile(escaping, "a") as opened:
+        opened.writestr("../../evil.py", b"print('out')")
+    cases = ((b"no zip at all", UpdateCode.LOAD), (two[1], UpdateCode.HASH), (escaping.getvalue(), UpdateCode.PATH))
+    for data, code in cases:
         with pytest.raises(ArchiveRefused) as caught:
             slots.install(one[0], writer(data), accept)
         assert caught.value.code is code
