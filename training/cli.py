@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,10 +17,9 @@ from rich.table import Table
 from fleet.release.errors import EvidenceRefused
 from fleet.release.evidence import reference
 from models.bundle import BundleError, read_bundle
-from models.runtime import ModelRuntimeError, Pipeline
+from models.runtime import ModelRuntimeError
 from training.base_cells import make_base_set
-from training.config import DetectorConfig, GeneratedFields, load_config
-from training.data.generated import generated_examples
+from training.config import DetectorConfig, load_config
 from training.errors import TrainingError
 from training.recipe import load_recipe
 from training.refit import Refitted
@@ -147,40 +145,57 @@ def pack(
 @app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Option(help="bundle to measure")],
-    split: Annotated[str | None, typer.Option(help="val, val_clean, test or test_clean of the detection set")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="every set and check; the options below add nothing")
+    ] = False,
+    split: Annotated[list[str] | None, typer.Option(help="val or test of the detection set; may be repeated")] = None,
     dataset: Annotated[str, typer.Option(help="detection set below AHS_DATA_DIR")] = "det_txl",
     generated: Annotated[int, typer.Option(min=0, help="measure on this many generated fields")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="first seed of the generated fields")] = 920_000,
-    cells: Annotated[str | None, typer.Option(help="train, val or test of the white-cell set")] = None,
+    cells: Annotated[str | None, typer.Option(help="val or test of the white-cell set")] = None,
+    site: Annotated[str | None, typer.Option(help="fields of another laboratory, e.g. wbc_site_b")] = None,
+    outsiders: Annotated[str | None, typer.Option(help="cells that are none of the types, e.g. wbc_ood_dev")] = None,
+    shifts: Annotated[bool, typer.Option("--shifts", help="val under every shift of training/shifts.py")] = False,
+    scale: Annotated[bool, typer.Option("--scale", help="val at half and double size, and dense fields")] = False,
+    speed: Annotated[bool, typer.Option("--speed", help="where the time of a field goes")] = False,
+    resamples: Annotated[int, typer.Option(min=50, help="resamples of the bootstrap")] = 1000,
+    limit: Annotated[int | None, typer.Option(min=1, help="so many pictures of a set, for a quick look")] = None,
     threads: Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime")] = 2,
     out: Annotated[Path | None, typer.Option(help="write the figures as JSON")] = None,
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
-    """Measure a bundle through the one pipeline: mAP, F1, counts, white-cell types."""
+    """Measure a bundle through the one pipeline, each figure with its interval: boxes, types, shifts, scale, speed."""
     with told():
-        if split is None and not generated and cells is None:
-            raise typer.BadParameter("say what to measure: --split, --generated N or --cells")
-        from training.evaluate import as_json, evaluate_cells, evaluate_generated
-        from training.pack import evaluate_split, single_cells
+        from training.evaluation.run import Evaluation, Plan, everything_of, progress_stages, write_evaluation
+        from training.evaluation.show import show
 
+        plan = Plan(
+            dataset=dataset,
+            splits=tuple(split or ()),
+            generated=generated,
+            generated_seed=seed,
+            cells=cells,
+            site=site,
+            outsiders=outsiders,
+            shifts=shifts,
+            scale=scale,
+            speed=speed,
+            resamples=resamples,
+            limit=limit,
+            threads=threads,
+        )
+        plan = everything_of(plan) if everything else plan
+        if plan.empty:
+            raise typer.BadParameter(
+                "say what to measure: --all, --split, --generated N, --cells, --site, --shifts, ..."
+            )
         loaded = read_bundle(bundle)
-        pipeline = Pipeline(loaded, threads=threads)
-        pipeline.warm_up()
-        report: dict[str, Any] = {"bundle": loaded.manifest.name, "digest": loaded.digest, "sets": {}, "types": {}}
-        if split is not None:
-            names = [split] if split.endswith("_clean") else [split, f"{split}_clean"]
-            for name in names:
-                report["sets"][name] = as_json(evaluate_split(pipeline, dataset, name))
-        if generated:
-            fields = generated_examples(GeneratedFields(count=generated, first_seed=seed), cache)
-            figures, report["types"]["generated"] = evaluate_generated(pipeline, fields)
-            report["sets"]["generated"] = as_json(figures)
-        if cells is not None:
-            report["types"][f"cells {cells}"] = evaluate_cells(pipeline, single_cells("wbc_pbc", cells))
-        _show(report)
+        with progress_stages(Console(stderr=True)) as stage:
+            document = Evaluation(loaded, plan, cache, stage).run()
+        show(console, document)
         if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            write_evaluation(document, out)
+            console.print(f"written: {out}", soft_wrap=True)
 
 
 @app.command("base-set")
@@ -304,22 +319,3 @@ def _show_refit(done: Refitted, *, written: bool, out: Path, evidence: Path) -> 
         _say("refused", "the candidate is worse than the current model")
         for reason in done.verdict.reasons:
             Console(stderr=True).print(f"- {reason}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _show(report: dict[str, Any]) -> None:
-    for name, figures in report["sets"].items():
-        table = Table("", "AP50", "AP50-95", "F1", "mean count error", "error of the sum", title=name)
-        title = f"all ({figures['fields']} fields)"
-        table.add_row(title, f"{figures['map50']:.3f}", f"{figures['map']:.3f}", "", "", "")
-        for cls, f1 in figures["f1"].items():
-            error = figures["count_error"][cls]
-            shown = [f"{figures[k]:.3f}" if k in figures else "-" for k in (f"map50_{cls}", f"map_{cls}")]
-            table.add_row(
-                cls, *shown, f"{f1:.3f}", f"{error['mean_absolute']:.2f}", f"{100 * error['sum_ratio']:+.1f} %"
-            )
-        console.print(table)
-    for name, figures in report["types"].items():
-        table = Table("figure", "value", title=f"white cells: {name}")
-        for key, value in figures.items():
-            table.add_row(key.replace("_", " "), f"{value:.3f}")
-        console.print(table)

@@ -17,7 +17,7 @@ from models.runtime.results import FloatArray
 
 FLAT_TOP = 0.008
 """F1 this close to the best counts as equally good."""
-MAX_DETECTIONS = 300
+MAX_DETECTIONS = 5000
 """COCO's own cap of 100 would cut dense fields."""
 
 

@@ -1,0 +1,159 @@
+"""`ahs-train evaluate` from the outside, over small sets of generated fields, with the shipped edge bundle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
+
+pytest.importorskip("faster_coco_eval")
+
+import training.evaluation
+from models.bundle import read_bundle
+from models.runtime.pipeline import Pipeline
+from tests.unit.training.small_sets import examples, write_sets
+from training.cli import app
+from training.data.coco import read_split
+from training.errors import DataError
+from training.evaluation.run import read_evaluation, thinned
+from training.evaluation.scale import dense_fields, scale_consistency
+from training.evaluation.tables import tables
+from training.evaluation.white import read_site
+
+pytestmark = pytest.mark.torch
+
+BUNDLE = Path("models/zoo/edge-1.0.0")
+SCHEMA = json.loads((Path(training.evaluation.__file__).parent / "evaluation_schema.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sets(tmp_path_factory.mktemp("data"), examples(6))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline(read_bundle(BUNDLE))
+
+
+@pytest.fixture(scope="module")
+def document(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("out") / "evaluation.json"
+    asked = ["--split", "val", "--cells", "test", "--site", "wbc_site_b", "--outsiders", "wbc_ood_dev", "--shifts"]
+    arguments = ["evaluate", "--bundle", str(BUNDLE), *asked, "--speed", "--out", str(out), "--resamples", "50"]
+    said = CliRunner().invoke(app, [*arguments, "--threads", "1"], env={"AHS_DATA_DIR": str(sets)})
+    assert said.exit_code == 0, said.output
+    assert "Research use only" in said.output
+    return read_evaluation(out)
+
+
+def test_the_document_follows_its_schema(document: dict[str, Any]) -> None:
+    Draft202012Validator(SCHEMA).validate(document)
+    assert document["scale"] is None
+    assert document["fields"].keys() == {"val", "val_clean"}
+
+
+def test_a_field_near_to_a_training_field_is_not_in_the_clean_set(document: dict[str, Any]) -> None:
+    assert document["fields"]["val"]["fields"] == 6
+    assert document["fields"]["val"]["groups"] == 3
+    assert document["fields"]["val_clean"]["fields"] == 4
+    assert set(document["fields"]["val"]["slices"]) == {"A", "B"}
+
+
+def test_each_interval_holds_its_figure(document: dict[str, Any]) -> None:
+    for figure in document["fields"]["val"]["average_precision"].values():
+        assert figure["low"] <= figure["value"] + 1e-9 or figure["value"] - figure["low"] < 0.05
+        assert figure["low"] <= figure["high"]
+
+
+def test_a_white_cell_that_is_not_found_counts_as_an_error(document: dict[str, Any]) -> None:
+    for said in document["white_cells"].values():
+        table = np.array(said["confusion"])
+        recalls = [table[k, k] / table[k].sum() for k in range(5) if table[k].sum()]
+        assert said["balanced_accuracy"]["value"] == pytest.approx(np.mean(recalls))
+        assert said["found"]["value"] == pytest.approx(1 - table[:, 5].sum() / table.sum())
+    assert document["white_cells"]["wbc_site_b"]["resampled_by"] == "slide"
+    assert document["white_cells"]["wbc_site_b"]["groups"] <= 3
+    assert document["white_cells"]["wbc_site_b, true boxes"]["found"]["value"] == 1.0
+
+
+def test_the_clean_fields_stand_first_among_the_shifts(document: dict[str, Any]) -> None:
+    rows = document["shifts"]["rows"]
+    assert (rows[0]["name"], rows[0]["difference"]["value"]) == ("clean", 0.0)
+    clean = rows[0]["average_precision"]["map50"]["value"]
+    assert clean == pytest.approx(document["fields"]["val"]["average_precision"]["map50"]["value"])
+    for row in rows:
+        assert row["difference"]["value"] == pytest.approx(row["average_precision"]["map50"]["value"] - clean)
+        assert row["within"] == (row["difference"]["value"] >= -0.05)
+
+
+def test_the_domain_score_costs_a_small_part_of_the_pipeline(document: dict[str, Any]) -> None:
+    said = document["speed"]
+    assert 0 <= said["domain_score_share"] < 1
+    assert said["domain_score_ms"] > 0
+    assert said["within"] == (said["domain_score_share"] <= 0.05)
+
+
+def test_every_part_becomes_a_table(document: dict[str, Any]) -> None:
+    titles = " ".join(table.title for table in tables(document))
+    assert all(
+        word in titles for word in ("Boxes", "White cells", "Probabilities", "none of the types", "look", "Speed")
+    )
+    assert all(len(row) == len(t.header) for t in tables(document) for row in t.rows)
+
+
+def test_the_same_field_at_other_sizes_keeps_its_count_or_says_how_far_it_is_off(
+    sets: Path, pipeline: Pipeline
+) -> None:
+    said = scale_consistency(pipeline, read_split(sets / "det_txl", "val")[:2], lambda: None)
+    assert said["fields"] == 2
+    assert said["change_sum"]["1.0"] == 0.0
+    assert 0 <= said["change_field"]["median"] <= said["change_field"]["worst"]
+    assert said["within"] == all(abs(v) <= 0.03 for v in said["change_sum"].values())
+
+
+def test_no_cap_cuts_a_field_of_hundreds_of_red_cells(pipeline: Pipeline) -> None:
+    (said,) = dense_fields(pipeline, lambda: None, sizes=[(1600, 1200, 0.125)])
+    assert said["true"] > 250
+    assert said["recall"] > 0.95
+    assert said["passes"] > 1
+
+
+def test_cells_at_true_boxes_are_the_cells_that_are_annotated(sets: Path, pipeline: Pipeline) -> None:
+    found, boxed = read_site(pipeline, sets, "wbc_site_b", lambda: None)
+    assert len(found) == len(boxed)
+    assert all(cell.said is not None for cell in boxed)
+    assert [c.label for c in found] == [c.label for c in boxed]
+
+
+def test_a_quick_look_is_spread_over_the_whole_set() -> None:
+    assert thinned(list(range(10)), 5) == [0, 2, 4, 6, 8]
+    assert thinned([1, 2], 5) == [1, 2]
+    assert thinned([1, 2], None) == [1, 2]
+
+
+def test_measuring_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "import training.cli, training.evaluation.run, training.evaluation.show\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [(None, "there is no such file"), ("{", "cannot be read"), ('{"schema": "x/9"}', "no document")]
+)
+def test_what_is_no_evaluation_is_refused_with_words(text: str | None, words: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "e.json").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_evaluation(tmp_path / "e.json")

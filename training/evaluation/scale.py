@@ -1,0 +1,102 @@
+"""Counts that must not depend on the size of the picture: a field at half, full and double size; dense fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import models.synthetic as synthetic
+from models.bundle.manifest import CellClass
+from models.runtime.imaging import read_image
+from models.runtime.matching import match_detections
+from models.runtime.pipeline import Pipeline
+from training.data.coco import FieldRecord
+from training.data.generated import MIN_VISIBLE_RATIO
+from training.evaluation.fields import Step, red_cells
+from training.shifts import scale
+
+FACTORS = (0.5, 1.0, 2.0)
+ALLOWED_CHANGE = 0.03
+DENSE_SEED = 950_001
+DENSE_SIZES = ((2560, 1920, 0.125), (1280, 960, 0.25))
+"""Width and height in pixels and micrometres a pixel: more than 600 red cells of 60 pixels, and of 30."""
+
+
+def scale_consistency(pipeline: Pipeline, records: Sequence[FieldRecord], step: Step) -> dict[str, Any]:
+    """How far the count of red cells moves when the same field is given at other sizes.
+
+    Returns:
+        `fields` with red cells at full size; `change_field` median and worst over fields and sizes, `change_sum` by
+        size, as shares of the count at full size; `worst_file`; `within` whether every sum stays in what is allowed.
+    """
+    counts = []
+    for record in records:
+        image = read_image(record.path)
+        sizes = [image if f == 1.0 else scale(f)(image, record.boxes, 0)[0] for f in FACTORS]
+        counts.append([red_cells(pipeline.analyse(size)) for size in sizes])
+        step()
+    by_size = np.array(counts, np.float64).reshape(-1, len(FACTORS))
+    full = by_size[:, FACTORS.index(1.0)]
+    known = full > 0
+    change = np.abs(by_size[known] - full[known, None]).max(axis=1) / full[known]
+    sums = by_size.sum(axis=0)
+    by_sum = {str(f): float(s / max(1.0, full.sum()) - 1) for f, s in zip(FACTORS, sums, strict=True)}
+    names = [r.path.name for r, k in zip(records, known, strict=True) if k]
+    return {
+        "factors": list(FACTORS),
+        "fields": int(known.sum()),
+        "change_field": {
+            "median": float(np.median(change)) if len(change) else None,
+            "worst": float(change.max()) if len(change) else None,
+            "fields_within": float((change <= ALLOWED_CHANGE).mean()) if len(change) else None,
+        },
+        "worst_file": names[int(change.argmax())] if len(change) else None,
+        "change_sum": by_sum,
+        "within": all(abs(v) <= ALLOWED_CHANGE for v in by_sum.values()),
+    }
+
+
+def dense_fields(
+    pipeline: Pipeline, step: Step, *, sizes: Sequence[tuple[int, int, float]] = DENSE_SIZES
+) -> list[dict[str, Any]]:
+    """Red cells found in fields that hold more than six hundred of them: no cap may cut them.
+
+    Args:
+        pipeline, step: what reads.
+        sizes: width and height in pixels, micrometres a pixel.
+    """
+    rows = []
+    for width_px, height_px, um_per_px in sizes:
+        field = synthetic.generate_field(
+            DENSE_SEED,
+            width_px=width_px,
+            height_px=height_px,
+            um_per_px=um_per_px,
+            spec=synthetic.SlideSpec(seed=DENSE_SEED, rbc_per_field_mean=21.0),
+        )
+        true = [c for c in field.cells if c.visible_ratio >= MIN_VISIBLE_RATIO and c.cls == CellClass.RBC]
+        analysis = pipeline.analyse(field.image)
+        found = analysis.counted(CellClass.RBC)
+        matches = match_detections(
+            boxes=[d.box for d in found],
+            scores=[d.score for d in found],
+            classes=[d.cls for d in found],
+            true_boxes=[c.box for c in true],
+            true_classes=[CellClass.RBC] * len(true),
+        )
+        rows.append(
+            {
+                "width_px": width_px,
+                "height_px": height_px,
+                "true": len(true),
+                "counted": len(found),
+                "recall": matches.recall,
+                "precision": matches.precision,
+                "passes": analysis.passes,
+                "latency_ms": analysis.latency_ms,
+            }
+        )
+        step()
+    return rows
