@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle.manifest import CellClass
 from models.runtime.results import FloatArray
-from training.errors import DataError
+from training.data.formats.annotated import Faults, Picture, judge
+from training.data.formats.coco import read_coco_file
 
 CLASS_INDEX: dict[str, int] = {cls.value: index for index, cls in enumerate(CellClass)}
 
@@ -44,47 +43,39 @@ def read_coco(annotations: Path) -> list[FieldRecord]:
     """Read the fields of a COCO file; pictures are looked for beside it.
 
     Raises:
-        DataError: absent, damaged, a category that is no cell class, or a picture that is not there.
+        DataError: what is wrong with the file, its boxes or its categories, each on its own line.
     """
-    try:
-        raw: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise DataError(f"{annotations}: there is no such file; is the data set complete?") from exc
-    except (OSError, ValueError) as exc:
-        raise DataError(f"{annotations}: cannot be read as JSON: {exc}") from exc
-    try:
-        return _records(raw, annotations)
-    except (KeyError, TypeError) as exc:
-        raise DataError(f"{annotations}: is no COCO file: {exc!r} is missing or of the wrong type") from exc
+    return [field_record(picture) for picture in read_strictly(annotations, CLASS_INDEX)]
 
 
-def _records(raw: dict[str, Any], annotations: Path) -> list[FieldRecord]:
-    classes = _class_by_category(raw["categories"], annotations)
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for annotation in raw["annotations"]:
-        by_image.setdefault(annotation["image_id"], []).append(annotation)
-    records = []
-    for image in raw["images"]:
-        path = annotations.parent / image["file_name"]
-        if not path.is_file():
-            raise DataError(f"{path}: named in {annotations.name} but not there")
-        own = by_image.get(image["id"], [])
-        corners = np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        labels = np.array([classes[a["category_id"]] for a in own], np.int64)
-        group, source = str(image.get("group", image["file_name"])), str(image.get("source", "unknown"))
-        records.append(FieldRecord(path, image["width"], image["height"], group, source, corners, labels))
-    return records
+def read_strictly(annotations: Path, known: Collection[str]) -> tuple[Picture, ...]:
+    """The pictures of a COCO file whose categories are all among `known`.
+
+    Raises:
+        DataError: what is wrong, each on its own line.
+    """
+    faults = Faults()
+    data = read_coco_file(annotations, faults)
+    for name in data.classes:
+        if name not in known:
+            faults.add(annotations, f"category {name!r} is none of {', '.join(known)}")
+    for picture in data.pictures:
+        judge(picture, faults)
+    faults.refuse()
+    return data.pictures
 
 
-def _class_by_category(categories: list[dict[str, Any]], annotations: Path) -> dict[int, int]:
-    found = {}
-    for category in categories:
-        name = category["name"]
-        if name not in CLASS_INDEX:
-            raise DataError(f"{annotations}: category {name!r} is none of {', '.join(CLASS_INDEX)}")
-        found[int(category["id"])] = CLASS_INDEX[name]
-    return found
+def field_record(picture: Picture) -> FieldRecord:
+    """A picture as training takes it; without a group it is one of its own."""
+    return FieldRecord(
+        path=picture.path,
+        width_px=picture.width_px,
+        height_px=picture.height_px,
+        group=picture.group or f"{picture.split}/{picture.path.name}",
+        source=picture.source or "unknown",
+        boxes=picture.boxes.astype(np.float32),
+        labels=np.array([CLASS_INDEX[name] for name in picture.names], np.int64),
+    )
 
 
 def without_groups(records: Iterable[FieldRecord], others: Iterable[FieldRecord]) -> list[FieldRecord]:

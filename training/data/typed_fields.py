@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import numpy as np
 
 from models.bundle.manifest import CellClass, WhiteCellType
 from models.runtime.imaging import read_image
+from training.data.coco import read_strictly
 from training.data.generated import FieldExample
-from training.errors import DataError
 
 TYPES = tuple(kind.value for kind in WhiteCellType)
 
@@ -22,21 +21,8 @@ def typed_fields(annotations: Path) -> Iterator[FieldExample]:
     Raises:
         DataError: absent or damaged, or a category that is none of the five types.
     """
-    try:
-        raw = json.loads(annotations.read_text(encoding="utf-8"))
-        kinds = {c["id"]: c["name"] for c in raw["categories"]}
-        by_image: dict[int, list[dict[str, object]]] = {image["id"]: [] for image in raw["images"]}
-        for annotation in raw["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise DataError(f"{annotations}: cannot be read as COCO: {exc}") from exc
-    if unknown := sorted(set(kinds.values()) - set(TYPES)):
-        raise DataError(f"{annotations}: category {unknown[0]!r} is none of {', '.join(TYPES)}")
     white = list(CellClass).index(CellClass.WBC)
-    for image in raw["images"]:
-        own = by_image[image["id"]]
-        boxes = np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        types = tuple(kinds[a["category_id"]] for a in own)
-        picture = read_image(annotations.parent / image["file_name"])
-        yield FieldExample(picture, boxes, np.full(len(own), white, np.int64), types, image["file_name"])
+    for picture in read_strictly(annotations, TYPES):
+        image, labels = read_image(picture.path), np.full(len(picture.names), white, np.int64)
+        name = picture.path.relative_to(annotations.parent).as_posix()
+        yield FieldExample(image, picture.boxes.astype(np.float32), labels, picture.names, name)

@@ -1,0 +1,1 @@
+"""Annotated data sets as files: COCO, VOC, YOLO and ImageFolder, all read into one model (`annotated.py`)."""
