@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fleet.release.errors import EvidenceRefused
 from fleet.release.evidence import reference
-from models.bundle import BundleError, read_bundle
-from models.runtime import ModelRuntimeError
+from models.bundle import read_bundle
 from training.base_cells import make_base_set
 from training.config import DetectorConfig, load_config
-from training.errors import TrainingError
+from training.data_cli import data_app
 from training.recipe import load_recipe
 from training.refit import Refitted
 from training.refit_job import GATE_CONFIG, REFIT_CONFIG, RefitOptions, default_evidence, run_refit
 from training.settings import CONFIGS
+from training.terminal import console, say, told
 from training.tracking import Trackers, open_trackers
 
 # What needs torch is imported inside the commands that need it: `refit` runs where torch is not installed.
@@ -33,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Train, measure and pack the models. Data: set AHS_DATA_DIR (training/README.md). Research use only.",
 )
-console = Console()
+app.add_typer(data_app, name="data")
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="training configuration (training/configs/*.yaml)")]
 RecipeOption = Annotated[Path, typer.Option("--recipe", help="bundle recipe (training/configs/*-bundle.yaml)")]
@@ -42,28 +38,6 @@ CacheOption = Annotated[Path, typer.Option("--cache", help="folder for rendered 
 DEFAULT_CACHE = Path("runs/cache")
 REFUSED = 3
 """Exit code of a candidate that the gate refused."""
-OF_THE_EXTRA = {"torch", "albumentations", "onnx", "mlflow", "faster_coco_eval", "scipy", "matplotlib"}
-HOW_TO_INSTALL = 'install the training extra: python -m pip install "automated-hematology-system[training]"'
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """An expected error becomes one clear message and exit code 1; a bug keeps its traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        yield
-    except (TrainingError, BundleError, ModelRuntimeError) as exc:
-        _say(type(exc).__name__, str(exc))
-        raise typer.Exit(1) from exc
-    except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.split(".")[0] not in OF_THE_EXTRA:
-            raise
-        _say("NotInstalled", f"this command needs {exc.name}; {HOW_TO_INSTALL}")
-        raise typer.Exit(1) from exc
-
-
-def _say(kind: str, text: str) -> None:
-    Console(stderr=True).print(f"[red]{kind}[/red]: {escape(text)}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -312,10 +286,10 @@ def _show_refit(done: Refitted, *, written: bool, out: Path, evidence: Path) -> 
         try:
             reference(evidence.read_bytes(), done.bundle.digest)
         except EvidenceRefused as exc:
-            _say("note", f"no release can rest on this evaluation: {exc}")
+            say("note", f"no release can rest on this evaluation: {exc}")
     if written:
         console.print(f"{out}: {done.bundle.digest}", soft_wrap=True)
     if not done.verdict.accepted:
-        _say("refused", "the candidate is worse than the current model")
+        say("refused", "the candidate is worse than the current model")
         for reason in done.verdict.reasons:
             Console(stderr=True).print(f"- {reason}", soft_wrap=True, highlight=False, markup=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import permutations
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class LeakReport:
         splits: split -> number of pictures.
         cells: split -> class -> number of cells (or pictures, in a set without boxes).
         groups: number of groups.
-        between: (split, split) -> groups with pictures in both, and pictures of the second with a copy in the first.
+        between: (split, other) -> groups with pictures in both, and pictures of the first with a copy in the other.
         leaks: each group that spans splits.
     """
 
@@ -132,9 +132,9 @@ def leaks_of(data: AnnotatedSet) -> LeakReport:
         own.setdefault(picture.split, []).append(picture.path.name)
         cells[picture.split].update([*picture.names, *([picture.kind] if picture.kind else [])])
     between = {}
-    for a, b in combinations(data.splits, 2):
+    for a, b in permutations(data.splits, 2):
         shared = [g for g in by_group.values() if a in g and b in g]
-        between[(a, b)] = (len(shared), sum(len(g[b]) for g in shared))
+        between[(a, b)] = (len(shared), sum(len(g[a]) for g in shared))
     leaks = tuple(
         Leak(group, {split: tuple(sorted(names)) for split, names in own.items()})
         for group, own in sorted(by_group.items())
