@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,12 @@ class EdgeProcess:
         self.config.write_text(yaml.safe_dump(settings))
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> EdgeProcess:
+    def start(self, module: Sequence[str] = ("edge_agent",)) -> EdgeProcess:
+        """Starts it; `module`: what stands for the agent, with its own arguments before those of the agent."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("AHS_EDGE")}
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edge_agent", "run", "--config", str(self.config)],
+                [sys.executable, "-m", *module, "run", "--config", str(self.config)],
                 cwd=REPOSITORY,
                 env=environment,
                 stdout=out,
