@@ -59,6 +59,18 @@ def create(
     max_disagreement: Annotated[float, typer.Option(help="largest share of cells named differently")] = (
         _LIMITS.max_disagreement
     ),
+    max_uncertain_rise: Annotated[float, typer.Option(help="largest rise of the share of uncertain fields")] = (
+        _LIMITS.max_uncertain_rise
+    ),
+    max_withheld_rise: Annotated[float, typer.Option(help="largest rise of the share of withheld fields")] = (
+        _LIMITS.max_withheld_rise
+    ),
+    max_latency_ratio: Annotated[float, typer.Option(help="longest time for a field, in that of the old model")] = (
+        _LIMITS.max_latency_ratio
+    ),
+    supersede: Annotated[
+        bool, typer.Option("--supersede", help="replace the open rollouts of these devices instead of refusing")
+    ] = False,
     cloud: Cloud = DEFAULT_CLOUD,
     token_file: Token = None,
 ) -> None:
@@ -80,7 +92,11 @@ def create(
                 wave_deadline_s=wave_deadline_s,
                 min_fields=min_fields,
                 max_disagreement=max_disagreement,
+                max_uncertain_rise=max_uncertain_rise,
+                max_withheld_rise=max_withheld_rise,
+                max_latency_ratio=max_latency_ratio,
             ),
+            supersede=supersede,
         )
     except ValidationError as exc:
         first = exc.errors()[0]
@@ -166,6 +182,18 @@ def resume(rollout_id: str, reason: Reason = "", cloud: Cloud = DEFAULT_CLOUD, t
     """Go on where the pause began."""
     with connected(cloud, token_file) as client:
         out.print(_head(client.resume_rollout(rollout_id, reason)))
+
+
+@rollout.command("waive")
+def waive(
+    rollout_id: str,
+    reason: Annotated[str, typer.Option(help="why the evidence is enough, for the record")],
+    cloud: Cloud = DEFAULT_CLOUD,
+    token_file: Token = None,
+) -> None:
+    """Let the open wave pass without fields or figures that its confirmed devices lack; never what has failed."""
+    with connected(cloud, token_file) as client:
+        out.print(_head(client.waive_rollout(rollout_id, reason)))
 
 
 @rollout.command("abort")

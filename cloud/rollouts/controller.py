@@ -186,7 +186,7 @@ class RolloutController:
     ) -> None:
         row, report = seen.row, seen.report
         assert report is not None  # the rules offer nothing to a device that nothing is known of
-        if row.previous_digest is None:
+        if row.desired_version is None:
             owed = await owed_return(session, row, report)
             row.previous_digest, row.previous_counter = owed or (report.active.digest, report.release_counter)
         row.desired_version = await self._set_desired(

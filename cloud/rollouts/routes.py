@@ -25,6 +25,7 @@ RolloutId = Annotated[str, Path(max_length=64, description="a rollout's id")]
 COMMANDS: dict[str, Callable[..., Awaitable[None]]] = {
     "pause": service.pause,
     "resume": service.resume,
+    "waive": service.waive,
     "abort": service.abort,
     "rollback": service.roll_back,
 }
@@ -74,7 +75,8 @@ async def create_rollout(principal: Operator, parts: ServiceParts, wanted: Rollo
     """Brings a release to devices wave by wave; the first wave opens within seconds.
 
     A release without accepted evidence starts with one device and never leaves the first wave. Thresholds that cannot
-    be read, unknown ones among them, are refused.
+    be read, unknown ones among them, are refused. A device that another open rollout has is a conflict, unless
+    `supersede` is set: then the other ends as superseded, and its devices follow this one.
     """
     _ = parts.releases.key  # without it nothing could be told to a device
     now = datetime.now(UTC)
@@ -120,11 +122,17 @@ def _add(name: str, summary: str, about: str) -> None:
         summary=summary,
         description=about,
         response_model=RolloutDetail,
-        responses=problems(401, 403, 404, 409),
+        responses=problems(401, 403, 404, 409, 422),
     )
 
 
 _add("pause", "Hold a rollout", "Nothing further is offered; devices that are at it already go on by themselves.")
 _add("resume", "Go on with a rollout", "The open wave gets its deadlines anew.")
+_add(
+    "waive",
+    "Waive missing observations",
+    "Needs a reason. The open wave passes without fields or figures that its confirmed devices lack; a rollout that "
+    "paused for it goes on. Never waived: a gate that has failed, an undecided device, a missing evaluation.",
+)
 _add("abort", "Abort a rollout", "Every device that was told of the release goes back to its old model.")
 _add("rollback", "Roll a rollout back", "Like an abort, and also after the rollout has completed.")

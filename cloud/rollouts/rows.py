@@ -41,8 +41,13 @@ class Seen:
 
     @property
     def told(self) -> bool:
-        """Whether the rollout has made any desired state for it."""
-        return self.row.desired_version is not None
+        """Whether the rollout has made any desired state for it, or one that it replaced."""
+        return self.row.desired_version is not None or self.inherited
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it still follows a rollout that this one replaced."""
+        return self.row.desired_version is None and self.row.previous_digest is not None
 
     @property
     def changed(self) -> bool:
@@ -78,6 +83,7 @@ class Loaded:
             evidence_accepted=evidence_accepted(self.release),
             wave_opened_at=row.wave_opened_at,
             soaking_since=row.soaking_since,
+            waived=row.waived_wave == row.wave,
         )
 
 
@@ -122,7 +128,10 @@ async def _seen(session: AsyncSession, rollout: RolloutRow, release: ReleaseRow)
             return_ordered=row.returned_at is not None,
             told_at=told_at,
         )
-        standing = standing_of(report, _standing(row), order)
+        before = _standing(row)
+        # What follows another rollout now says nothing more of this one: it stays on record as it was left.
+        ended = rollout.state == RolloutState.SUPERSEDED.value
+        standing = before if ended else standing_of(report, before, order)
         in_place = row.previous_digest == release.digest
         ran_before = in_place or row.device in known
         online, gone = Presence(presence or "unknown"), revoked_at is not None
@@ -150,9 +159,12 @@ async def _ran_before(session: AsyncSession, rollout: RolloutRow, release: Relea
 
 
 async def owed_return(session: AsyncSession, row: RolloutMemberRow, report: Reported) -> tuple[str, int | None] | None:
-    """Digest and counter of the model that a device still has to go back to, as an earlier rollout told it."""
+    """Digest and counter of the model that a device still has to go back to, by the last rollout that told it anything.
+
+    That is one that was aborted and not yet obeyed, or one that was replaced before the device had confirmed its model.
+    """
     query = (
-        select(RolloutMemberRow, ReleaseRow.digest)
+        select(RolloutMemberRow, ReleaseRow.digest, RolloutRow.state)
         .join(RolloutRow, RolloutRow.id == RolloutMemberRow.rollout_id)
         .join(ReleaseRow, ReleaseRow.counter == RolloutRow.counter)
         .where(
@@ -166,13 +178,14 @@ async def owed_return(session: AsyncSession, row: RolloutMemberRow, report: Repo
     found = (await session.execute(query)).first()
     if found is None:
         return None
-    earlier, digest = found
-    previous = earlier.previous_digest
-    if earlier.returned_at is None or previous is None:
+    earlier, digest, state = found
+    previous, replaced = earlier.previous_digest, state == RolloutState.SUPERSEDED.value
+    if previous is None or (earlier.returned_at is None and not replaced):
         return None
-    order = Order(earlier.rollout_id, digest, previous, earlier.desired_version, return_ordered=True)
+    order = Order(earlier.rollout_id, digest, previous, earlier.desired_version, return_ordered=not replaced)
     standing = standing_of(report, _standing(earlier), order)
-    return None if standing.returned or standing.stays else (previous, earlier.previous_counter)
+    done = standing.state is UpdateState.CONFIRMED if replaced else standing.returned or standing.stays
+    return None if done else (previous, earlier.previous_counter)
 
 
 def report_of(reported: Any) -> Reported | None:
@@ -224,6 +237,7 @@ def _member(seen: Seen, online_since: datetime | None) -> Member:
         gone=seen.gone,
         return_ordered_at=row.returned_at,
         ran_before=seen.ran_before,
+        inherited=seen.inherited,
     )
 
 

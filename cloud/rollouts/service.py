@@ -1,4 +1,4 @@
-"""What people do with rollouts: start, pause, resume, abort, roll back. Within the caller's transaction.
+"""What people do with rollouts: start, pause, resume, waive, abort, roll back. Within the caller's transaction.
 
 A person changes the state and nothing else; the controller carries it out.
 """
@@ -17,17 +17,22 @@ from cloud.auth.principals import Permission, Principal
 from cloud.errors import Conflict, NotFound, Unprocessable
 from cloud.rollouts.log import MAX_REASON, decided
 from cloud.rollouts.rows import Seen, evidence_accepted, load, rollout_not_found
+from cloud.rollouts.superseding import replaceable, supersede
 from cloud.storage.tables import DeviceRow, ReleaseRow, RolloutMemberRow, RolloutRow
 from fleet.contract.http import RolloutCreate
 from fleet.contract.messages import UpdateState
 from fleet.contract.release import RolloutState
+from fleet.rollout.gates import lacking, why_not_waived
 from fleet.rollout.plan import PlanError, listed, resolve
+from fleet.rollout.rules import gates_of
 from fleet.rollout.states import OPEN_STATES, RolloutError, RolloutEvent, advance, resume_event
 
 BENCH_DEVICES = 1
 """Most devices in the first wave of a release without accepted evidence."""
 
 _ENDED = frozenset({RolloutState.ABORTING, RolloutState.ABORTED})
+_WAIVABLE = frozenset({RolloutState.RUNNING, RolloutState.SOAKING, RolloutState.PAUSED})
+_BY_ITSELF = "auto: "
 
 
 async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *, now: datetime) -> str:
@@ -37,7 +42,8 @@ async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *,
         Forbidden: the role may not.
         NotFound: there is no such release.
         Unprocessable: unknown devices, waves that do not work out, or no evidence for a first wave of several devices.
-        Conflict: another rollout has one of the devices, or has brought a release without evidence to another device.
+        Conflict: another rollout has one of the devices and is not to be, or cannot be, replaced, or has brought a
+            release without evidence to another device.
     """
     by.require(Permission.MANAGE_ROLLOUTS)
     # Locked: of two rollouts of a release without evidence that start at once, one must see the other.
@@ -57,7 +63,9 @@ async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *,
                 hint="name one bench device as the first wave, or release the model with its evidence",
             )
         await _refuse_spread(session, by, release, waves[0])
-    await _refuse_conflict(session, devices)
+    replaced = await replaceable(session, release, waves) if wanted.supersede else []
+    if not wanted.supersede:
+        await _refuse_conflict(session, devices)
     await _supersede_stragglers(session, devices, now=now)
     rollout = RolloutRow(
         id=uuid.uuid4().hex,
@@ -74,8 +82,12 @@ async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *,
     for index, wave in enumerate(waves):
         for device in wave:
             session.add(RolloutMemberRow(rollout_id=rollout.id, device=device, site_id=by.site_id, wave=index))
+    await session.flush()
+    for old in replaced:
+        await supersede(session, by, old, rollout, now=now)
     sizes = " + ".join(str(len(wave)) for wave in waves)
     words = f"release {release.counter} to {len(devices)} devices in waves of {sizes}"
+    words += "".join(f", in place of the rollout {old.rollout.id}" for old in replaced)
     decided(session, rollout, by, action=RolloutEvent.APPROVE.value, reason=words, now=now)
     after = {"release": release.counter, "waves": rollout.waves, "thresholds": rollout.thresholds}
     trail.record(session, by, action="rollout.created", subject=f"rollout/{rollout.id}", after=after)
@@ -110,6 +122,47 @@ async def resume(session: AsyncSession, by: Principal, rollout_id: str, reason: 
     )
     for member in (await session.scalars(query)).all():
         member.straggler = False
+
+
+async def waive(session: AsyncSession, by: Principal, rollout_id: str, reason: str, *, now: datetime) -> None:
+    """Lets the open wave pass without observations that it lacks, on record; one that paused for that goes on.
+
+    Only for a wave whose devices are confirmed. What has failed, and the release's own evaluation, is never waived, and
+    a figure that turns red later stops the rollout all the same.
+
+    Raises:
+        Unprocessable: no reason.
+        Conflict: there is nothing that may be waived, or it was waived before.
+    """
+    if not reason.strip():
+        raise Unprocessable(
+            "a waiver needs its reason", code="reason_missing", hint="say in `reason` why the evidence is enough"
+        )
+    rollout = await _locked(session, by, rollout_id)
+    if RolloutState(rollout.state) not in _WAIVABLE:
+        raise _wrong_state(f"nothing can be waived for a rollout that is {rollout.state}")
+    loaded = await load(session, rollout.id)
+    gates = gates_of(loaded.view(), now)
+    why = why_not_waived(gates) if gates else "the thresholds cannot be read"
+    if why is not None:
+        raise Conflict(
+            f"wave {rollout.wave}: {why}",
+            code="not_waivable",
+            hint="only missing observations of confirmed devices are waived; GET /v1/rollouts/{id} shows the gates",
+        )
+    rollout.waived_wave = rollout.wave
+    missing = ", ".join(gate.name for gate in lacking(gates))
+    words = f"wave {rollout.wave}, {missing}: {reason.strip()}"
+    decided(session, rollout, by, action="waive", reason=words, gates=gates, now=now)
+    trail.record(
+        session,
+        by,
+        action="rollout.waive",
+        subject=f"rollout/{rollout.id}",
+        after={"wave": rollout.wave, "gates": missing, "reason": reason.strip()},
+    )
+    if RolloutState(rollout.state) is RolloutState.PAUSED and rollout.reason.startswith(_BY_ITSELF):
+        await resume(session, by, rollout_id, "its evidence was waived", now=now)
 
 
 async def abort(session: AsyncSession, by: Principal, rollout_id: str, reason: str, *, now: datetime) -> None:
@@ -171,7 +224,7 @@ async def _refuse_conflict(session: AsyncSession, devices: Iterable[str]) -> Non
         raise Conflict(
             f"{device} is in the rollout {rollout_id}, which is {state}",
             code="rollout_conflict",
-            hint=f"wait for its end, or abort it: ahs-fleet rollout abort {rollout_id}",
+            hint=f"wait for its end, abort it (ahs-fleet rollout abort {rollout_id}), or replace it (--supersede)",
         )
 
 

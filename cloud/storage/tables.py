@@ -368,6 +368,7 @@ class RolloutRow(Base):
     reason: Mapped[str] = mapped_column(String(500), default="")
     paused_from: Mapped[str | None] = mapped_column(String(16))
     wave: Mapped[int] = mapped_column(default=0)
+    waived_wave: Mapped[int | None]
     waves: Mapped[list[Any]]
     thresholds: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from fleet.contract.http import DecisionRow, GateFigure, MemberRow, RolloutDetail, RolloutSummary
 from fleet.contract.messages import Presence, UpdateState
 from fleet.contract.release import RolloutState
+from fleet.rollout.gates import WAIVABLE
 from fleet.rollout.members import BAD_STATES
 
 SHOWN_DEVICES = 40
@@ -140,6 +141,8 @@ ACTIONS: dict[str, str] = {
     "resume_approved": "resumed",
     "resume_running": "resumed",
     "resume_soaking": "resumed",
+    "waive": "waived missing evidence",
+    "supersede": "replaced it",
     "abort": "stopped",
     "roll_back": "rolled back",
     "return": "told to go back",
@@ -235,17 +238,27 @@ def page_of(detail: RolloutDetail, now: datetime) -> RolloutPage:
         gates=tuple(_gate(gate) for gate in gates),
         gates_of=title,
         log=tuple(_log(row) for row in detail.decisions),
-        actions=actions_of(detail.summary.state),
+        actions=actions_of(detail),
     )
 
 
-def actions_of(state: RolloutState) -> tuple[str, ...]:
-    """What a person may do with a rollout in this state."""
+def actions_of(detail: RolloutDetail) -> tuple[str, ...]:
+    """What a person may do with a rollout as it is."""
+    state = detail.summary.state
+    waive = ("waive",) if may_waive(detail.gates) else ()
     if state in {R.APPROVED, R.RUNNING, R.SOAKING}:
-        return ("pause", "abort")
+        return (*waive, "pause", "abort")
     if state is R.PAUSED:
-        return ("resume", "abort")
+        return (*waive, "resume", "abort")
     return ("rollback",) if state is R.COMPLETED else ()
+
+
+def may_waive(gates: Sequence[GateFigure]) -> bool:
+    """Whether the open wave lacks nothing but observations; the cloud decides it anew when it is asked to."""
+    passed = {gate.name: gate.passed for gate in gates}
+    waiting = [gate for gate in gates if gate.name in WAIVABLE and not gate.passed]
+    decided = passed.get("confirmed", False) and passed.get("undecided", False)
+    return decided and bool(waiting) and not any(_is_red(gate) for gate in gates)
 
 
 def headline(detail: RolloutDetail, now: datetime) -> Headline:
@@ -266,6 +279,8 @@ def headline(detail: RolloutDetail, now: datetime) -> Headline:
             late = sum(member.straggler and member.state is not S.CONFIRMED for member in detail.members)
             after = f"{late} devices were away; they get it on their return." if late else ""
             return Headline("ok", f"Completed: {row.confirmed} of {row.devices} devices run the release.", after)
+        case R.SUPERSEDED:
+            return Headline("plain", "This rollout was replaced by a newer one.", f"It was {row.reason}.")
         case R.SOAKING:
             return Headline("plain", f"Wave {row.wave} is confirmed and rests.", _rest(detail, now))
         case R.RUNNING:
@@ -326,13 +341,17 @@ def _gates(detail: RolloutDetail) -> tuple[Sequence[GateFigure], str]:
 
 def _gate(gate: GateFigure) -> GateLine:
     words = GATES.get(gate.name, GateWords(gate.name.replace("_", " "), lambda value: f"{value:g}", ""))
-    red = not gate.passed and gate.figure is not None and gate.name in {"bad", "self_test", *_QUALITY}
+    red = _is_red(gate)
     chip, word = ("ok", "passed") if gate.passed else ("fault", "red") if red else ("busy", "not yet")
     limit = "" if gate.limit is None else f"{words.sign} {words.show(gate.limit)}"
     if not words.sign:
         limit = ""
     figure = "no figure yet" if gate.figure is None else words.show(gate.figure)
     return GateLine(words.name, chip, word, figure, limit, gate.text)
+
+
+def _is_red(gate: GateFigure) -> bool:
+    return not gate.passed and gate.figure is not None and gate.name in {"bad", "self_test", *_QUALITY}
 
 
 _QUALITY = frozenset({"disagreement", "uncertain_rise", "withheld_rise", "latency"})
@@ -372,6 +391,8 @@ def _wave_state(row: RolloutSummary, wave: int) -> tuple[str, str]:
         )
     if row.state is R.COMPLETED or wave < row.wave:
         return "ok", "passed"
+    if row.state is R.SUPERSEDED:
+        return "off", "replaced"
     if wave > row.wave or row.state in {R.APPROVED, R.DRAFT}:
         return "off", "waits"
     if row.state is R.PAUSED:

@@ -269,6 +269,10 @@ class CloudClient:
         """Goes on where the pause began."""
         return self._command_rollout(rollout, "resume", reason)
 
+    def waive_rollout(self, rollout: str, reason: str) -> RolloutDetail:
+        """Lets the open wave pass without observations that it lacks, on record."""
+        return self._command_rollout(rollout, "waive", reason)
+
     def abort_rollout(self, rollout: str, reason: str = "") -> RolloutDetail:
         """Ends a rollout; its devices go back to their old model."""
         return self._command_rollout(rollout, "abort", reason)

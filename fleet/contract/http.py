@@ -244,10 +244,13 @@ class RolloutCreate(WireModel):
     )
     waves: tuple[WavePlan, ...] = Field((), max_length=32, description="none: 1 device, 5 % (at least 2), 25 %, 100 %")
     thresholds: Thresholds = Thresholds()
+    supersede: bool = Field(
+        False, description="replaces the open rollouts of these devices; without it such a rollout is a conflict"
+    )
 
 
 class RolloutCommand(WireModel):
-    """`POST /v1/rollouts/{id}/{pause|resume|abort|rollback}`."""
+    """`POST /v1/rollouts/{id}/{pause|resume|waive|abort|rollback}`; `waive` needs a reason."""
 
     reason: str = Field("", max_length=500)
 

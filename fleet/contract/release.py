@@ -202,3 +202,12 @@ class Thresholds(WireModel):
     wave_deadline_s: float = Field(86400.0, gt=0, le=90 * 86400, description="after it offline devices are stragglers")
     min_fields: Count = Field(10, ge=1, description="fields of evidence needed from each confirmed device")
     max_disagreement: Ratio = Field(0.2, description="share of white cells that both models name differently")
+    max_uncertain_rise: Ratio = Field(
+        0.25, description="how much the share of uncertain fields may grow over a device's own baseline"
+    )
+    max_withheld_rise: Ratio = Field(
+        0.25, description="how much the share of withheld fields may grow over a device's own baseline"
+    )
+    max_latency_ratio: float = Field(
+        3.0, gt=0, le=100, allow_inf_nan=False, description="median time of a field, new model over old"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -18,15 +18,11 @@ from fleet.contract.release import Thresholds
 from fleet.rollout.members import Member
 from fleet.rollout.plan import share_of
 
-MAX_UNCERTAIN_RISE = 0.25
-"""By how much the share of uncertain fields may grow over the device's own baseline."""
-
-MAX_WITHHELD_RISE = 0.25
-MAX_LATENCY_RATIO = 3.0
-"""Median time of a field, new over old; each device has a stricter limit of its own."""
-
 QUALITY = ("self_test", "disagreement", "uncertain_rise", "withheld_rise", "latency")
 """Gates that stop a rollout when they are red."""
+
+WAIVABLE = frozenset({"fields", "disagreement", "uncertain_rise", "withheld_rise", "latency"})
+"""Gates for which there may be too few observations, and for which a person may waive them: never a red one."""
 
 OF_THE_WAVE = frozenset({"confirmed", "undecided", "bad", "fields", *QUALITY})
 """Gates that a wave passes before it rests."""
@@ -83,10 +79,17 @@ def wave_gates(
     now: datetime,
     soaking_since: datetime | None,
     evidence_accepted: bool | None,
+    waived: bool = False,
 ) -> list[Gate]:
-    """All gates of a wave, in the order in which they are shown."""
+    """All gates of a wave, in the order in which they are shown.
+
+    Args:
+        waived: whether a person has waived observations that this wave lacks.
+    """
     own = counted(members, wave)
     gates = [*_counts(own, thresholds), _fields(own, thresholds), *_quality(own, members, thresholds)]
+    if waived:
+        gates = [_waive(gate) for gate in gates]
     gates.append(_soak(thresholds, now=now, soaking_since=soaking_since))
     gates.append(_evidence(evidence_accepted))
     return gates
@@ -105,6 +108,25 @@ def rested(gates: Sequence[Gate]) -> bool:
 def may_go_on(gates: Sequence[Gate]) -> bool:
     """Whether a further wave may open."""
     return bool(gates) and all(gate.verdict is Verdict.GREEN for gate in gates)
+
+
+def why_not_waived(gates: Sequence[Gate]) -> str | None:
+    """Why there is nothing that a person may waive; None when a wave only lacks observations of its confirmed devices.
+
+    Neither a gate that has failed, nor a device that is not decided, nor the release's evaluation is waived.
+    """
+    if red := [gate for gate in gates if gate.verdict is Verdict.RED]:
+        return "failed, which is not waived: " + "; ".join(gate.text for gate in red)
+    by_name = {gate.name: gate for gate in gates}
+    open_still = [gate for name in ("confirmed", "undecided") if (gate := by_name[name]).verdict is not Verdict.GREEN]
+    if open_still:
+        return "not decided yet: " + "; ".join(gate.text for gate in open_still)
+    return None if lacking(gates) else "no observations are lacking"
+
+
+def lacking(gates: Sequence[Gate]) -> list[Gate]:
+    """The gates that wait for observations."""
+    return [gate for gate in gates if gate.name in WAIVABLE and gate.verdict is Verdict.WAITS]
 
 
 def red_quality(gates: Sequence[Gate]) -> list[Gate]:
@@ -179,9 +201,9 @@ def _quality(own: Sequence[Member], members: Sequence[Member], thresholds: Thres
     ]
     gates.append(judged[1] if judged[1].verdict is Verdict.RED and judged[0].verdict is not Verdict.RED else judged[0])
     for name, value, limit, words in (
-        ("uncertain_rise", _uncertain_rise, MAX_UNCERTAIN_RISE, "more uncertain fields than before"),
-        ("withheld_rise", _withheld_rise, MAX_WITHHELD_RISE, "more withheld fields than before"),
-        ("latency", _latency, MAX_LATENCY_RATIO, "times as long for a field as before"),
+        ("uncertain_rise", _uncertain_rise, thresholds.max_uncertain_rise, "more uncertain fields than before"),
+        ("withheld_rise", _withheld_rise, thresholds.max_withheld_rise, "more withheld fields than before"),
+        ("latency", _latency, thresholds.max_latency_ratio, "times as long for a field as before"),
     ):
         figure = _mean(shown, value, lambda soak: soak.fields)
         gates.append(_judge(name, figure, limit, words, had_it=had_it))
@@ -235,6 +257,12 @@ def _judge(name: str, figure: float | None, limit: float, words: str, *, had_it:
     good = figure <= limit
     unit = f"{figure:.1f}" if name == "latency" else f"{figure:.0%}"
     return Gate(name, Verdict.GREEN if good else Verdict.RED, figure, limit, f"{unit} {words}")
+
+
+def _waive(gate: Gate) -> Gate:
+    if gate.name not in WAIVABLE or gate.verdict is not Verdict.WAITS:
+        return gate
+    return replace(gate, verdict=Verdict.GREEN, text=f"{gate.text}; waived by a person")
 
 
 def _soak(thresholds: Thresholds, *, now: datetime, soaking_since: datetime | None) -> Gate:

@@ -78,7 +78,8 @@ class Member:
 
     Attributes:
         known: whether it has ever reported, so that there is something to return to.
-        told: whether the rollout has made any desired state for it (download or more).
+        told: whether it has any desired state of the rollout (download or more), or of one that this one replaced.
+        inherited: the latter alone: it still follows a rollout that is no more.
         offered_at: when it was told to activate.
         since: last sign of progress.
         online_since: since when it has been seen online without a break; None while it is not.
@@ -99,6 +100,7 @@ class Member:
     gone: bool = False
     return_ordered_at: datetime | None = None
     ran_before: bool = False
+    inherited: bool = False
 
     @property
     def online(self) -> bool:
@@ -165,7 +167,7 @@ def standing_of(report: Reported | None, before: Standing, order: Order) -> Stan
         state, code = report.update_state, report.update_code
     elif before.state is UpdateState.CONFIRMED and not runs:
         state, code = UpdateState.ROLLED_BACK, before.code
-    elif before.state in BAD_STATES:
+    elif before.state in BAD_STATES or before.state is UpdateState.SUPERSEDED:
         state, code = before.state, before.code
     else:
         state, code = UpdateState.IDLE, None

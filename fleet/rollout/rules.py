@@ -50,6 +50,7 @@ class RolloutView:
         wave: the wave that is open, from 0; the first one before any is.
         thresholds: None when what is stored cannot be read.
         evidence_accepted: of the release; None without evidence.
+        waived: whether a person has waived the observations that the open wave lacks.
     """
 
     state: RolloutState
@@ -60,6 +61,7 @@ class RolloutView:
     evidence_accepted: bool | None
     wave_opened_at: datetime | None = None
     soaking_since: datetime | None = None
+    waived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ def readable(thresholds: Thresholds | None) -> bool:
     """Whether every threshold is a number that limits something."""
     if thresholds is None:
         return False
-    numbers = (*_ratios(thresholds), thresholds.soak_s, thresholds.step_deadline_s, thresholds.wave_deadline_s)
+    times_s = (thresholds.soak_s, thresholds.step_deadline_s, thresholds.wave_deadline_s)
+    numbers = (*_ratios(thresholds), *times_s, thresholds.max_latency_ratio)
     whole = (thresholds.min_errors, thresholds.min_fields)
     return (
         all(math.isfinite(number) and number >= 0 for number in (*numbers, *whole))
@@ -140,8 +143,9 @@ def judge(member: Member, view: RolloutView, now: datetime) -> Member:
     return replace(member, standing=replace(member.standing, state=UpdateState.FAILED, code=code))
 
 
-def _ratios(thresholds: Thresholds) -> tuple[float, float, float]:
-    return thresholds.p_ok, thresholds.p_error, thresholds.max_disagreement
+def _ratios(thresholds: Thresholds) -> tuple[float, ...]:
+    counts = (thresholds.p_ok, thresholds.p_error)
+    return (*counts, thresholds.max_disagreement, thresholds.max_uncertain_rise, thresholds.max_withheld_rise)
 
 
 def _too_long(member: Member, view: RolloutView, now: datetime) -> bool:
@@ -162,6 +166,7 @@ def _gates(view: RolloutView, now: datetime) -> list[Gate]:
         now=now,
         soaking_since=view.soaking_since,
         evidence_accepted=view.evidence_accepted,
+        waived=view.waived,
     )
 
 
@@ -311,7 +316,7 @@ def _offers(view: RolloutView) -> list[Action]:
             continue
         if member.wave <= view.wave and member.online:
             found.append(Offer(member.device, Activation.ACTIVATE))
-        elif not member.told and (leaves or member.wave == 0):
+        elif (not member.told or member.inherited) and (leaves or member.wave == 0):
             found.append(Offer(member.device, Activation.DOWNLOAD))
     return found
 

@@ -15,10 +15,12 @@ stateDiagram-v2
     running --> soaking: soak
     running --> paused: pause
     running --> aborting: abort
+    running --> superseded: supersede
     soaking --> running: open_wave
     soaking --> completed: complete
     soaking --> paused: pause
     soaking --> aborting: abort
+    soaking --> superseded: supersede
     paused --> approved: resume_approved
     paused --> running: resume_running
     paused --> soaking: resume_soaking
@@ -26,7 +28,6 @@ stateDiagram-v2
     paused --> superseded: supersede
     aborting --> aborted: returned
     completed --> aborting: roll_back
-    completed --> superseded: supersede
 ```
 """
 
@@ -78,10 +79,12 @@ TRANSITIONS: dict[tuple[RolloutState, RolloutEvent], RolloutState] = {
     (S.RUNNING, E.SOAK): S.SOAKING,
     (S.RUNNING, E.PAUSE): S.PAUSED,
     (S.RUNNING, E.ABORT): S.ABORTING,
+    (S.RUNNING, E.SUPERSEDE): S.SUPERSEDED,
     (S.SOAKING, E.OPEN_WAVE): S.RUNNING,
     (S.SOAKING, E.COMPLETE): S.COMPLETED,
     (S.SOAKING, E.PAUSE): S.PAUSED,
     (S.SOAKING, E.ABORT): S.ABORTING,
+    (S.SOAKING, E.SUPERSEDE): S.SUPERSEDED,
     (S.PAUSED, E.RESUME_APPROVED): S.APPROVED,
     (S.PAUSED, E.RESUME_RUNNING): S.RUNNING,
     (S.PAUSED, E.RESUME_SOAKING): S.SOAKING,
@@ -89,7 +92,6 @@ TRANSITIONS: dict[tuple[RolloutState, RolloutEvent], RolloutState] = {
     (S.PAUSED, E.SUPERSEDE): S.SUPERSEDED,
     (S.ABORTING, E.RETURNED): S.ABORTED,
     (S.COMPLETED, E.ROLL_BACK): S.ABORTING,
-    (S.COMPLETED, E.SUPERSEDE): S.SUPERSEDED,
 }
 
 OPEN_STATES = frozenset({S.DRAFT, S.APPROVED, S.RUNNING, S.SOAKING, S.PAUSED, S.ABORTING})

@@ -355,6 +355,9 @@ def _releases() -> list[BaseModel]:
         wave_deadline_s=3600,
         min_fields=20,
         max_disagreement=0.1,
+        max_uncertain_rise=0.15,
+        max_withheld_rise=0.2,
+        max_latency_ratio=2.5,
     )
     label = http.LabelRow(
         id=3,
@@ -417,6 +420,7 @@ def _releases() -> list[BaseModel]:
             devices=("bench-1", "bench-2"),
             waves=(release.WavePlan(devices=("bench-1",)), release.WavePlan(percent=100, least=1)),
             thresholds=thresholds,
+            supersede=True,
         ),
         http.RolloutCommand(reason="looks wrong"),
         http.RolloutPage(items=(rollout,)),

@@ -54,10 +54,10 @@ async def test_the_migrations_make_exactly_the_tables_of_the_program(empty_datab
 
 
 async def test_back_and_forward_keeps_the_rows_and_the_guard(empty_database_url: str) -> None:
-    assert migrate(empty_database_url, SETTINGS) == (None, "0003")
+    assert migrate(empty_database_url, SETTINGS) == (None, "0004")
     await add_token(empty_database_url)
 
-    assert downgrade(empty_database_url, SETTINGS, target="0001") == ("0003", "0001")
+    assert downgrade(empty_database_url, SETTINGS, target="0001") == ("0004", "0001")
     assert ask(empty_database_url, "SELECT count(*) FROM audit") == 1
     with pytest.raises(ConfigurationError, match="run `ahs-cloud migrate`"):
         require_current(empty_database_url, SETTINGS)
@@ -86,7 +86,7 @@ async def test_two_programs_that_start_together_migrate_once(empty_database_url:
     command = [sys.executable, "-c", code, empty_database_url]
     programs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted(program.communicate(timeout=60)[0].strip() for program in programs)
-    assert said == ["('0003', '0003')", "(None, '0003')"]
+    assert said == ["('0004', '0004')", "(None, '0004')"]
 
 
 async def test_tables_of_a_newer_program_are_left_alone(empty_database_url: str) -> None:

@@ -94,6 +94,19 @@ def test_the_exit_code_of_watching_says_how_it_ended(desk: Desk) -> None:
     assert "failed E_LOAD" in watched.stdout
 
 
+def test_limits_of_quality_are_given_and_what_is_not_waived_or_replaced_is_told(desk: Desk) -> None:
+    limits = ("--max-latency-ratio", "5", "--max-uncertain-rise", "0.1", "--max-withheld-rise", "0.2")
+    rollout = desk.create(*limits)
+    thresholds = json.loads(desk.run("status", rollout, "--json").stdout)["thresholds"]
+    kept = ("max_latency_ratio", "max_uncertain_rise", "max_withheld_rise")
+    assert [thresholds[name] for name in kept] == [5.0, 0.1, 0.2]
+    assert desk.run("waive", rollout).exit_code == 2
+    refused = desk.run("waive", rollout, "--reason", "a quiet night")
+    assert (refused.exit_code, "waived" in refused.output) == (2, True)
+    again = desk.run("create", "2", "--wave", "bench-1", "--wave", "100%", "--supersede")
+    assert (again.exit_code, "same model" in again.output.replace("\n", " ")) == (2, True)
+
+
 def test_what_is_wrong_is_a_sentence_and_exit_code_two(desk: Desk) -> None:
     for words, told in (
         (("create", "9"), "there is no release 9"),

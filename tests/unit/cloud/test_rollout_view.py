@@ -88,8 +88,39 @@ def test_every_state_has_a_headline_and_only_what_is_possible_is_offered(state: 
         "rollback": RolloutEvent.ROLL_BACK,
         "resume": RolloutEvent.RESUME_RUNNING,
     }
-    for action in actions_of(state):
+    for action in actions_of(rollout(member("a-1"), state=state)):
         assert (state, events[action]) in TRANSITIONS
+
+
+@pytest.mark.parametrize(
+    ("changes", "offered"),
+    [
+        ({}, True),
+        ({"fields": (3.0, True), "latency": (None, True)}, False),
+        ({"confirmed": (0.0, False)}, False),
+        ({"undecided": (1.0, False)}, False),
+        ({"disagreement": (0.9, False)}, False),
+        ({"self_test": (1.0, False)}, False),
+    ],
+)
+def test_a_waiver_is_offered_only_where_nothing_but_observations_is_lacking(
+    changes: dict[str, tuple[float | None, bool]], offered: bool
+) -> None:
+    usual: dict[str, tuple[float | None, bool]] = {
+        **dict.fromkeys(("confirmed", "undecided", "self_test", "disagreement"), (0.0, True)),
+        **{"fields": (3.0, False), "latency": (None, False)},
+    }
+    gates = tuple(
+        GateFigure(name=name, figure=figure, passed=passed) for name, (figure, passed) in (usual | changes).items()
+    )
+    for state in (R.RUNNING, R.SOAKING, R.PAUSED):
+        assert ("waive" in page_of(rollout(member("a-1"), state=state, gates=gates), NOW).actions) is offered
+
+
+def test_a_rollout_that_was_replaced_says_by_which() -> None:
+    told = headline(rollout(member("a-1"), state=R.SUPERSEDED, reason="replaced by the rollout 9 of release 7"), NOW)
+    assert told.title == "This rollout was replaced by a newer one."
+    assert told.text == "It was replaced by the rollout 9 of release 7."
 
 
 def test_a_device_moves_through_the_steps_and_a_bad_one_comes_first() -> None:

@@ -60,6 +60,7 @@ members = st.builds(
     gone=st.booleans(),
     return_ordered_at=moments,
     ran_before=st.booleans(),
+    inherited=st.booleans(),
 )
 sound = st.builds(
     Thresholds,
@@ -71,6 +72,9 @@ sound = st.builds(
     wave_deadline_s=st.floats(1, 5000),
     min_fields=st.integers(1, 20),
     max_disagreement=st.floats(0, 1),
+    max_uncertain_rise=st.floats(0, 1),
+    max_withheld_rise=st.floats(0, 1),
+    max_latency_ratio=st.floats(0.1, 10),
 )
 strange = st.sampled_from([math.nan, math.inf, -math.inf, -1.0, -1e308])
 
@@ -125,6 +129,7 @@ def views(thresholds: Any) -> Any:
         evidence_accepted=st.none() | st.booleans(),
         wave_opened_at=moments,
         soaking_since=moments,
+        waived=st.booleans(),
     )
 
 
@@ -145,6 +150,7 @@ near_a_gate = st.builds(
     evidence_accepted=st.sampled_from([True, True, False, None]),
     wave_opened_at=st.just(at(0)),
     soaking_since=st.sampled_from([at(0), at(50)]),
+    waived=st.booleans(),
 )
 """One step before something opens."""
 
@@ -186,7 +192,8 @@ def forbids(view: RolloutView, now: Any) -> list[str]:
     ):
         found.append("one that is online is not decided")
     new = [m for m in confirmed if m.standing.soak is not None or not m.ran_before]
-    if any(m.standing.soak is None or m.standing.soak.fields < limits.min_fields for m in new):
+    few = any(m.standing.soak is None or m.standing.soak.fields < limits.min_fields for m in new)
+    if few and not view.waived:
         found.append("insufficient evidence")
     shown = [m.standing.soak for m in confirmed if m.standing.soak]
     if shown and all((s.disagreement_ratio or 0) > limits.max_disagreement for s in shown):

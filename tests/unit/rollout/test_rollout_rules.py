@@ -10,6 +10,7 @@ import pytest
 
 from fleet.contract.messages import Activation, SoakFigures, UpdateState
 from fleet.contract.release import RolloutState, Thresholds
+from fleet.rollout.gates import lacking, why_not_waived
 from fleet.rollout.members import Member, Standing
 from fleet.rollout.rules import (
     MarkStraggler,
@@ -297,6 +298,65 @@ def test_a_confirmed_wave_whose_evidence_does_not_come_pauses() -> None:
     assert moved(replace(found, wave_opened_at=at(300)), 301) is None
 
 
+def test_a_waived_wave_goes_on_without_the_observations_it_lacks() -> None:
+    few = view(member(state=S.CONFIRMED, soak=soak(fields=3)))
+    gates = gates_of(few, at(301))
+    assert why_not_waived(gates) is None
+    assert [gate.name for gate in lacking(gates)] == [
+        *("fields", "disagreement", "uncertain_rise", "withheld_rise", "latency")
+    ]
+    waived = replace(few, waived=True)
+    assert moved(waived, 301) == (E.SOAK, "wave 0 is confirmed and rests")
+    told = {gate.name: gate.text for gate in gates_of(waived, at(301))}
+    assert told["fields"] == "insufficient evidence: too few fields; waived by a person"
+    assert "waived" not in told["confirmed"] + told["evidence"] + told["soak"]
+
+
+def test_a_waiver_is_of_its_wave_and_of_nothing_that_has_failed_is_undecided_or_is_the_releases_own() -> None:
+    red = view(member(state=S.CONFIRMED, soak=soak(latency_ratio=9.0, disagreement_ratio=None)), waived=True)
+    assert (moved(red, 301) or (None,))[0] is E.ABORT
+    assert "failed, which is not waived" in (why_not_waived(gates_of(red, at(301))) or "")
+    silent = view(member(), waived=True)
+    event, reason = moved(silent, 301) or (None, "")
+    assert (event, "bench-1 is online and idle" in reason) == (E.PAUSE, True)
+    assert "not decided yet" in (why_not_waived(gates_of(silent, at(301))) or "")
+    assert why_not_waived(gates_of(view(member(state=S.CONFIRMED)), at(1))) == "no observations are lacking"
+    unproven = view(
+        member(state=S.CONFIRMED, soak=soak(fields=3)),
+        waiting("bench-2", 1),
+        state=R.SOAKING,
+        evidence_accepted=None,
+        waived=True,
+    )
+    event, reason = moved(unproven, 61) or (None, "")
+    assert (event, "does not leave the first wave" in reason) == (E.PAUSE, True)
+
+
+@pytest.mark.parametrize(
+    ("limit", "figures"),
+    [
+        ({"max_uncertain_rise": 0.5}, {"uncertain_ratio": 0.6}),
+        ({"max_withheld_rise": 0.5}, {"withheld_ratio": 0.4}),
+        ({"max_latency_ratio": 10.0}, {"latency_ratio": 9.0}),
+    ],
+)
+def test_a_limit_of_the_rollout_stands_in_the_place_of_the_usual_one(
+    limit: dict[str, float], figures: dict[str, float]
+) -> None:
+    found = view(member(state=S.CONFIRMED, soak=soak(**figures)))
+    assert (moved(found, 1) or (None,))[0] is E.ABORT
+    wider = replace(found, thresholds=LIMITS.model_copy(update=limit))
+    assert moved(wider, 1) == (E.SOAK, "wave 0 is confirmed and rests")
+    (name, value) = next(iter(limit.items()))
+    assert value in [gate.limit for gate in gates_of(wider, at(1))], name
+
+
+def test_what_follows_a_rollout_that_is_no_more_is_told_of_this_one_early_and_goes_back_with_it() -> None:
+    bench, late = member("bench-1"), waiting("bench-2", 1, inherited=True)
+    assert decide(view(bench, late), at(1)) == [Offer("bench-2", DOWNLOAD)]
+    assert decide(view(bench, late, state=R.ABORTING), at(1)) == [Return("bench-1"), Return("bench-2")]
+
+
 def test_a_wave_that_can_no_longer_pass_pauses_at_once() -> None:
     found = view(
         *(member(f"a-{i}", state=S.CONFIRMED) for i in range(19)), member("bad-1", state=S.FAILED, code="E_LOAD")
@@ -344,7 +404,10 @@ def test_an_abort_does_not_wait_for_a_device_that_refuses_to_go_back_and_names_i
     assert moved(view(refuses, back, state=R.ABORTING), 1) == (E.RETURNED, words)
 
 
-NUMBERS = ("p_ok", "p_error", "soak_s", "step_deadline_s", "wave_deadline_s", "max_disagreement")
+NUMBERS = (
+    *("p_ok", "p_error", "soak_s", "step_deadline_s", "wave_deadline_s"),
+    *("max_disagreement", "max_uncertain_rise", "max_withheld_rise", "max_latency_ratio"),
+)
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, "min_errors", "min_fields"])
