@@ -172,6 +172,22 @@ def evaluate(
             console.print(f"written: {out}", soft_wrap=True)
 
 
+@app.command()
+def report(
+    evaluation: Annotated[Path, typer.Option(help="document that `evaluate --out` has written")],
+    bundle: Annotated[Path, typer.Option(help="the bundle that it speaks of")],
+    out: Annotated[Path, typer.Option(help="HTML page to write, e.g. report.html")],
+    run: Annotated[list[Path] | None, typer.Option(help="folder of a training run; may be repeated")] = None,
+) -> None:
+    """One HTML page of an evaluation: curves, calibration, confusion, shifts, worst errors as pictures, speed."""
+    with told():
+        from training.evaluation.run import read_evaluation
+        from training.report.write import write_report
+
+        said = write_report(read_evaluation(evaluation), read_bundle(bundle), run or [], out)
+        console.print(f"{out}: {said.size_bytes / 1e6:.1f} MB, {said.pictures}", soft_wrap=True)
+
+
 @app.command("base-set")
 def base_set(
     recipe: RecipeOption,

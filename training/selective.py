@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from training.intervals import Interval, mean_interval, percentile, share_interval
 
 MAX_POINTS = 200
+MISSED = -2.0
+"""Sureness of a cell that the detector did not find."""
 Array = NDArray[np.float64]
 
 
@@ -34,7 +36,7 @@ class Choices:
 
 def sureness(top: Array, in_domain: NDArray[np.bool_], missed: NDArray[np.bool_]) -> Array:
     """Order in which cells are named: by top probability, foreign ones behind all familiar ones, missed ones last."""
-    return np.asarray(np.where(missed, -2.0, np.where(in_domain, top, top - 1.0)), np.float64)
+    return np.asarray(np.where(missed, MISSED, np.where(in_domain, top, top - 1.0)), np.float64)
 
 
 def risk_coverage(choices: Choices) -> tuple[Array, Array]:
@@ -59,7 +61,8 @@ def selective_figures(choices: Choices, weights: NDArray[np.int32]) -> dict[str,
 
     Returns:
         `accepted` (by the bootstrap), `error_accepted` (Clopper-Pearson, cells taken as independent) and
-        `error_accepted_resampled` (by the bootstrap), `aurc`, `curve` of at most `MAX_POINTS` points.
+        `error_accepted_resampled` (by the bootstrap), `aurc` over all cells, `curve` of at most `MAX_POINTS` points
+        as far as cells were found.
     """
     wrong = choices.accepted & ~choices.right
     named = int(choices.accepted.sum())
@@ -67,7 +70,8 @@ def selective_figures(choices: Choices, weights: NDArray[np.int32]) -> dict[str,
         errors = (weights @ wrong) / (weights @ choices.accepted.astype(np.float64))
     exact = share_interval(int(wrong.sum()), named)
     coverage, risk = risk_coverage(choices)
-    keep = np.unique(np.linspace(0, len(coverage) - 1, min(MAX_POINTS, len(coverage))).round().astype(int))
+    found = int((choices.sureness > MISSED).sum())
+    keep = np.unique(np.linspace(0, found - 1, min(MAX_POINTS, found)).round().astype(int)) if found else []
     return {
         "accepted": mean_interval(choices.accepted.astype(np.float64), weights).as_json(),
         "accepted_cells": named,

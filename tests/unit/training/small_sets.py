@@ -13,6 +13,7 @@ from models.bundle.manifest import CellClass, WhiteCellType
 from models.runtime.imaging import encode_png
 from training.data.generated import FieldExample, generated_example
 
+EDGE_BUNDLE = Path("models/zoo/edge-1.0.0")
 FIRST_SEED = 960_000
 TYPES = [kind.value for kind in WhiteCellType]
 WHITE = list(CellClass).index(CellClass.WBC)

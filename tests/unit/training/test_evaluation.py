@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
-from typer.testing import CliRunner
 
 pytest.importorskip("faster_coco_eval")
 
 import training.evaluation
 from models.bundle import read_bundle
 from models.runtime.pipeline import Pipeline
-from tests.unit.training.small_sets import examples, write_sets
-from training.cli import app
+from tests.unit.training.small_sets import EDGE_BUNDLE
 from training.data.coco import read_split
 from training.errors import DataError
 from training.evaluation.run import read_evaluation, thinned
@@ -29,29 +27,12 @@ from training.evaluation.white import read_site
 
 pytestmark = pytest.mark.torch
 
-BUNDLE = Path("models/zoo/edge-1.0.0")
 SCHEMA = json.loads((Path(training.evaluation.__file__).parent / "evaluation_schema.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sets(tmp_path_factory.mktemp("data"), examples(6))
-
-
-@pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return Pipeline(read_bundle(BUNDLE))
-
-
-@pytest.fixture(scope="module")
-def document(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("out") / "evaluation.json"
-    asked = ["--split", "val", "--cells", "test", "--site", "wbc_site_b", "--outsiders", "wbc_ood_dev", "--shifts"]
-    arguments = ["evaluate", "--bundle", str(BUNDLE), *asked, "--speed", "--out", str(out), "--resamples", "50"]
-    said = CliRunner().invoke(app, [*arguments, "--threads", "1"], env={"AHS_DATA_DIR": str(sets)})
-    assert said.exit_code == 0, said.output
-    assert "Research use only" in said.output
-    return read_evaluation(out)
+    return Pipeline(read_bundle(EDGE_BUNDLE))
 
 
 def test_the_document_follows_its_schema(document: dict[str, Any]) -> None:
