@@ -188,6 +188,55 @@ def report(
         console.print(f"{out}: {said.size_bytes / 1e6:.1f} MB, {said.pictures}", soft_wrap=True)
 
 
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="bundle")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="bundle that is compared with it")],
+    split: Annotated[list[str] | None, typer.Option(help="of the detection set; by default val")] = None,
+    dataset: Annotated[str, typer.Option(help="detection set below AHS_DATA_DIR")] = "det_txl",
+    generated: Annotated[int, typer.Option(min=0, help="this many generated fields too")] = 0,
+    cells: Annotated[str | None, typer.Option(help="val or test of the white-cell set")] = None,
+    site: Annotated[str | None, typer.Option(help="fields of another laboratory, e.g. wbc_site_b")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="val, test, white cells at home and at wbc_site_b")] = False,
+    resamples: Annotated[int, typer.Option(min=50, help="resamples of the bootstrap")] = 1000,
+    limit: Annotated[int | None, typer.Option(min=1, help="so many pictures of a set, for a quick look")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime")] = 2,
+    out: Annotated[Path | None, typer.Option(help="write the differences as JSON")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="write them as an HTML page")] = None,
+    cache: CacheOption = DEFAULT_CACHE,
+) -> None:
+    """Two bundles over the same sets: every difference with its interval, from a paired bootstrap."""
+    with told():
+        from training.evaluation.compare import Comparison
+        from training.evaluation.run import Plan, progress_stages, write_evaluation
+        from training.evaluation.show import show_rows
+        from training.report.comparison import comparison_page, comparison_rows
+        from training.report.write import write_page
+
+        asked = tuple(split or ())
+        if everything:
+            asked, cells, site = ("val", "test"), cells or "test", site or "wbc_site_b"
+        elif not asked and not generated and cells is None and site is None:
+            asked = ("val",)
+        plan = Plan(
+            dataset=dataset,
+            splits=asked,
+            generated=generated,
+            cells=cells,
+            site=site,
+            resamples=resamples,
+            limit=limit,
+            threads=threads,
+        )
+        with progress_stages(Console(stderr=True)) as stage:
+            document = Comparison(read_bundle(first), read_bundle(second), plan, cache, stage).run()
+        show_rows(console, comparison_rows(document))
+        if out is not None:
+            write_evaluation(document, out)
+        if page is not None:
+            write_page(comparison_page(document).encode(), page)
+
+
 @app.command("base-set")
 def base_set(
     recipe: RecipeOption,

@@ -71,7 +71,7 @@ def selective_figures(choices: Choices, weights: NDArray[np.int32]) -> dict[str,
     exact = share_interval(int(wrong.sum()), named)
     coverage, risk = risk_coverage(choices)
     found = int((choices.sureness > MISSED).sum())
-    keep = np.unique(np.linspace(0, found - 1, min(MAX_POINTS, found)).round().astype(int)) if found else []
+    keep = np.unique(np.linspace(0, max(0, found - 1), min(MAX_POINTS, found)).round().astype(int))
     return {
         "accepted": mean_interval(choices.accepted.astype(np.float64), weights).as_json(),
         "accepted_cells": named,

@@ -85,6 +85,7 @@ def field_set(fields: Sequence[ReadField], spec: DetectorSpec, *, resamples: int
     return {
         "fields": len(fields),
         "groups": len({f.group for f in fields}),
+        "cells": _cells(fields),
         "average_precision": _intervals(said),
         "f1": figures.f1,
         "count_error": figures.count_error,
@@ -93,12 +94,18 @@ def field_set(fields: Sequence[ReadField], spec: DetectorSpec, *, resamples: int
         "slices": {
             name: {
                 "fields": len(own),
+                "cells": _cells(own),
                 "average_precision": _intervals(_precisions(own, resamples=resamples, seed=seed)),
             }
             for name, own in slices.items()
         },
         "worst": _worst(fields),
     }
+
+
+def _cells(fields: Sequence[ReadField]) -> dict[str, int]:
+    """True cells by class."""
+    return {str(cls): sum(int((f.truth.labels == i).sum()) for f in fields) for i, cls in enumerate(CLASSES)}
 
 
 def _precisions(fields: Sequence[ReadField], *, resamples: int, seed: int, only_at_50: bool = False) -> Precisions:

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from training.evaluation.tables import tables
+from training.evaluation.tables import Rows, tables
 
 
 def show(console: Console, document: Mapping[str, Any]) -> None:
@@ -19,8 +19,14 @@ def show(console: Console, document: Mapping[str, Any]) -> None:
     if method["limit"] is not None:
         console.print(f"A quick look: at most {method['limit']} pictures of a set.", style="yellow")
     for rows in tables(document):
-        table = Table(*rows.header, title=rows.title, caption=rows.note or None, title_justify="left")
-        for row in rows.rows:
-            table.add_row(*(escape(cell) for cell in row))
-        console.print(table)
+        show_rows(console, rows)
     console.print(f"Limits: {method['confidence']:.0%}, {method['resamples']} resamples.", style="dim", highlight=False)
+
+
+def show_rows(console: Console, rows: Rows) -> None:
+    """Print one table."""
+    columns = [Column(name, overflow="fold") for name in rows.header]
+    table = Table(*columns, title=rows.title, caption=rows.note or None, title_justify="left")
+    for row in rows.rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)

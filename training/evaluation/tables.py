@@ -9,6 +9,8 @@ from typing import Any
 from models.bundle.manifest import CellClass
 from training.evaluation.words import difference, interval, percent, plain
 
+FEW_CELLS = 30
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -59,7 +61,13 @@ def laboratories(document: Mapping[str, Any]) -> Rows:
 
 def _precisions(figures: Mapping[str, Any]) -> tuple[str, ...]:
     said = figures["average_precision"]
-    return tuple(interval(said.get(key)) for key in ("map50", "map", *(f"map50_{c}" for c in CellClass)))
+    by_class = [_of_class(said.get(f"map50_{c}"), figures["cells"][str(c)]) for c in CellClass]
+    return (interval(said.get("map50")), interval(said.get("map")), *by_class)
+
+
+def _of_class(figure: Mapping[str, Any] | None, cells: int) -> str:
+    """A figure of few cells says so."""
+    return interval(figure) + (f", {cells} cells" if 0 < cells < FEW_CELLS else "")
 
 
 def white_cells(document: Mapping[str, Any]) -> Rows:
@@ -100,9 +108,14 @@ def naming(document: Mapping[str, Any]) -> Rows:
     for name, s in document["white_cells"].items():
         c = s["selective"]
         wrong = f"{c['wrong_cells']} of {c['accepted_cells']}"
-        rows.append((name, percent(c["accepted"]), wrong, percent(c["error_accepted"]), interval(c["aurc"], digits=4)))
-    header = ("set", "accepted", "wrong", "error among accepted (exact)", "area under risk-coverage")
+        errors = (percent(c["error_accepted"]), _limits(c["error_accepted_resampled"]))
+        rows.append((name, percent(c["accepted"]), wrong, *errors, interval(c["aurc"], digits=4)))
+    header = ("set", "accepted", "wrong", "error among accepted (exact)", "resampled", "area under risk-coverage")
     return Rows("Naming only what is sure", header, tuple(rows))
+
+
+def _limits(figure: Mapping[str, Any]) -> str:
+    return "-" if figure["low"] is None else f"{100 * figure['low']:.1f}-{100 * figure['high']:.1f} %"
 
 
 def outsiders(document: Mapping[str, Any]) -> Rows | None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 420, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 42
 ROW_PX = 24
-LABEL_PX = 168
+LETTER_PX = 6.8
 FIGURE_PX = 172
 Point = tuple[float, float]
 
@@ -95,30 +95,31 @@ def bar_chart(title: str, bars: Sequence[Bar], *, limit: float | None = None, ze
     low, high = min(ends), max(ends)
     room = (high - low) * 0.04 or 1.0
     width = 2 * WIDTH
-    span = width - LABEL_PX - FIGURE_PX
+    label_px = 20 + LETTER_PX * max((len(b.name) for b in bars), default=0)
+    span = width - label_px - FIGURE_PX
 
     def x_of(value: float) -> float:
-        return LABEL_PX + (value - low + room) / (high - low + 2 * room) * span
+        return label_px + (value - low + room) / (high - low + 2 * room) * span
 
     height = ROW_PX * len(bars) + 8
     body = [f'<line class="c-axis" x1="{x_of(zero):.1f}" x2="{x_of(zero):.1f}" y1="2" y2="{height - 2}"/>']
     if limit is not None:
         body.append(f'<line class="c-limit" x1="{x_of(limit):.1f}" x2="{x_of(limit):.1f}" y1="2" y2="{height - 2}"/>')
     for number, bar in enumerate(bars):
-        body.append(_bar(bar, y_px=4 + number * ROW_PX, x_of=x_of, zero=zero, width=width))
+        body.append(_bar(bar, y_px=4 + number * ROW_PX, x_of=x_of, zero=zero, width=width, label_px=label_px))
     drawing = _svg(title, width, height, body)
     return Markup('<figure class="chart chart-wide"><figcaption>{}</figcaption>{}</figure>').format(
         title, Markup(drawing)
     )
 
 
-def _bar(bar: Bar, *, y_px: float, x_of: Callable[[float], float], zero: float, width: int) -> str:
+def _bar(bar: Bar, *, y_px: float, x_of: Callable[[float], float], zero: float, width: int, label_px: float) -> str:
     start, end = sorted((x_of(zero), x_of(bar.value)))
     kind = {True: "c-good", False: "c-bad", None: "c-plain"}[bar.good]
     middle, long = y_px + (ROW_PX - 7) / 2, max(1.0, end - start)
     mark = "" if bar.good is not False else " ✕"
     parts = [
-        f'<text class="c-name" x="{LABEL_PX - 10}" y="{middle + 4:.1f}">{escape(bar.name)}</text>',
+        f'<text class="c-name" x="{label_px - 10:.1f}" y="{middle + 4:.1f}">{escape(bar.name)}</text>',
         f'<rect class="{kind}" x="{start:.1f}" y="{y_px:.1f}" width="{long:.1f}" height="{ROW_PX - 7}"/>',
         f'<text class="c-value" x="{width - 4}" y="{middle + 4:.1f}">{escape(bar.text)}{mark}</text>',
     ]

@@ -84,7 +84,7 @@ def report_page(document: Mapping[str, Any], bundle: Bundle, runs: Sequence[Run]
         )
     sections = [s for s in _sections(document, runs, pictures) if not s.empty]
     return (
-        _environment()
+        page_environment()
         .get_template("report.html")
         .render(
             document=document,
@@ -105,7 +105,8 @@ def page_styles() -> Markup:
     return Markup("\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets))
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Templates of the pages; whatever they show is escaped."""
     return Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
