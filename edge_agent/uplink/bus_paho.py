@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -37,6 +37,29 @@ _REFUSALS = frozenset({"Bad user name or password", "Not authorized", "Banned", 
 _FAILURE_CODE = 128
 
 
+class _Client(mqtt.Client):
+    """A client that says when its loop is over.
+
+    The loop has to run in the thread of `loop_start`. With `loop_forever` in a thread of ours paho would write in the
+    thread that publishes while the loop reads, and two threads at once garble a TLS connection: the broker cuts it.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.ended = threading.Event()
+        self.why = "connection ended"
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
+        """As paho's, called by the thread of `loop_start`."""
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except (OSError, ValueError, mqtt.WebsocketConnectionError) as exc:
+            self.why = str(exc) or type(exc).__name__
+            return MQTTErrorCode.MQTT_ERR_UNKNOWN
+        finally:
+            self.ended.set()
+
+
 class PahoBus:
     """See `Bus`.
 
@@ -50,7 +73,7 @@ class PahoBus:
         self._settings = settings
         self._client_id = client_id
         self._deliver = deliver
-        self._client: mqtt.Client | None = None
+        self._client: _Client | None = None
         self._handed: dict[int, tuple[str, mqtt.MQTTMessageInfo]] = {}
 
     def connect(self, session: str, *, will_topic: str, will_payload: bytes) -> None:
@@ -99,8 +122,11 @@ class PahoBus:
         while client.is_connected() and self._pending() and time.monotonic() < deadline_s:
             time.sleep(0.01)
         self._handed.clear()
+        was_connected = client.is_connected()
         with contextlib.suppress(OSError, ValueError):
             client.disconnect()
+        if was_connected:
+            client.ended.wait(FLUSH_S)  # its thread says goodbye; without that the broker would publish the Will
 
     def _pending(self) -> bool:
         # Not just "is the table empty": an acknowledgement may overtake the entry it belongs to.
@@ -108,9 +134,9 @@ class PahoBus:
             return any(not info.is_published() for _, info in list(self._handed.values()))
         return False
 
-    def _new_client(self, session: str) -> mqtt.Client:
+    def _new_client(self, session: str) -> _Client:
         settings = self._settings
-        client = mqtt.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=mqtt.MQTTv5,
@@ -154,7 +180,7 @@ class PahoBus:
         client.on_connect, client.on_disconnect = on_connect, on_disconnect
         client.on_message, client.on_publish = on_message, on_publish
 
-    def _run(self, client: mqtt.Client, session: str) -> None:
+    def _run(self, client: _Client, session: str) -> None:
         """One connection from its beginning to its end."""
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._settings.session_expiry_s
@@ -167,9 +193,10 @@ class PahoBus:
                 clean_start=False,
                 properties=properties,
             )
-            client.loop_forever()
         except (OSError, ValueError, mqtt.WebsocketConnectionError) as exc:
             self._deliver(BusFailed(session, str(exc) or type(exc).__name__))
             return
+        client.loop_start()
+        client.ended.wait()
         # Already told by on_disconnect where that was called; a second one carries a session that is over.
-        self._deliver(BusFailed(session, "connection ended"))
+        self._deliver(BusFailed(session, client.why))

@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ import pytest
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge_agent.config import MqttSettings
+from edge_agent.uplink.bus_paho import PahoBus
+from edge_agent.uplink.traffic import BusConnected, BusEvent, BusMessage, Publish
 from fleet.contract import topics
 
 pytestmark = pytest.mark.mosquitto
@@ -236,3 +240,49 @@ def test_the_acl_is_the_contracts() -> None:
         "read": set(topics.receive_filters("bench-1")),
         "write": set(topics.publish_filters("bench-1")),
     }
+
+
+def test_an_agent_that_speaks_while_it_hears_keeps_its_one_connection(
+    box_with_broker: Any, peer: Callable[..., Peer], tmp_path: Path
+) -> None:
+    """One TLS connection has one thread: two at once garble it, and the broker cuts it."""
+    cloud, count = peer("_cloud", client_id="worker-1"), 600
+    cloud.hears(topics.up("bench-1", "event"))
+    cloud.says(topics.HOST_STATE, retain=True)
+    told: list[BusEvent] = []
+    (tmp_path / "token").write_text(TOKENS["bench-1"])
+    settings = MqttSettings(
+        host="localhost", port=box_with_broker.devices_port, ca_file=box_with_broker.ca, token_file=tmp_path / "token"
+    )
+    bus = PahoBus(settings, client_id="bench-1", deliver=told.append)
+
+    def wait_for(enough: Callable[[], bool]) -> None:
+        ends_s = time.monotonic() + 60
+        while not enough():
+            assert time.monotonic() < ends_s, [event for event in told if not isinstance(event, BusMessage)]
+            time.sleep(0.01)
+
+    def heard(topic: str) -> int:
+        return sum(isinstance(event, BusMessage) and event.topic == topic for event in told)
+
+    def speak_down() -> None:
+        for _ in range(count):
+            cloud.says(topics.down("bench-1", "ack"), b"d" * 500)
+
+    bus.connect("s1", will_topic=topics.up("bench-1", "state"), will_payload=b"away")
+    try:
+        wait_for(lambda: bool(told))
+        assert told == [BusConnected("s1")]
+        bus.subscribe((topics.down("bench-1", "ack"), topics.HOST_STATE))
+        wait_for(lambda: heard(topics.HOST_STATE) > 0)  # retained: what is said from now on is heard
+        other = threading.Thread(target=speak_down)
+        other.start()
+        for _ in range(count):
+            bus.publish(Publish(topics.up("bench-1", "event"), b"u" * 500, qos=1, kind="event"))
+            time.sleep(0.001)
+        other.join()
+        wait_for(lambda: cloud.told.qsize() >= count)
+        wait_for(lambda: heard(topics.down("bench-1", "ack")) >= count)
+        assert [event for event in told if not isinstance(event, BusMessage)] == [BusConnected("s1")]
+    finally:
+        bus.disconnect()
