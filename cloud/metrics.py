@@ -110,6 +110,7 @@ class FleetFigures:
     images: int = 0
     image_bytes: int = 0
     trust_left_s: dict[str, float] = field(default_factory=dict)
+    trust_full_ratio: float = 0.0
     desired_waiting: int = 0
     want_age_s: float = 0.0
     rollouts: dict[str, int] = field(default_factory=dict)
@@ -150,6 +151,11 @@ class FleetCollector(Collector):
         yield GaugeMetricFamily("ahs_fleet_image_bytes", "Bytes of the images kept", figures.image_bytes)
         yield _gauge(
             "ahs_fleet_trust_expiry_seconds", "Until a trust document expires, by role", "role", figures.trust_left_s
+        )
+        yield GaugeMetricFamily(
+            "ahs_fleet_trust_full_ratio",
+            "How much of the room for releases in the trust message is taken; at 1 none is added",
+            figures.trust_full_ratio,
         )
         yield GaugeMetricFamily(
             "ahs_fleet_desired_waiting",

@@ -19,7 +19,7 @@ from rich.table import Table
 from fleet.connecting import DEFAULT_CLOUD, EXIT_BAD_INPUT, Cloud, Token, connected, err, out
 from fleet.contract.release import ReleaseTarget, Trust
 from fleet.release.checking import check_archive, check_continues, read_archive
-from fleet.release.documents import Chain, check_trust
+from fleet.release.documents import RELEASES_FILL_BYTES, Chain, check_trust, trust_bytes
 from fleet.release.errors import BundleRefused, EvidenceRefused, KeyExists, KeyProblem, ReleaseError, TrustInvalid
 from fleet.release.evidence import MAX_EVIDENCE_BYTES, reference
 from fleet.release.keys import (
@@ -46,6 +46,9 @@ from fleet.release.rotation import KeyRole, replaced
 
 EXIT_REFUSED = 1
 """Bundle, evidence or documents do not hold; wrong input and a cloud that says no exit with 2."""
+
+TELL_FULL_RATIO = 0.8
+"""From here on each release says how little room is left for further ones."""
 
 UPLOAD_TIMEOUT_S = 60.0
 """The cloud checks an archive before it answers."""
@@ -201,13 +204,14 @@ def create_release(
             target = released[-1]
             _tell(f"it is the newest release already: {target.counter}")
         else:
-            target = package.describe(len(released) + 1, datetime.now(UTC), named)
+            counter = released[-1].counter + 1 if released else 1
+            target = package.describe(counter, datetime.now(UTC), named)
             targets = with_release(trust, target, package.archive, signer)
             client.create_release(targets, package.archive, document)
         trust = client.get_trust()
         check_continues(signed_last, trust)
         write_trust(folder / TRUST_NAME, trust)
-    _say(target, released)
+    _say(target, released, full=trust_bytes(trust) / RELEASES_FILL_BYTES)
     out.print(str(target.counter), highlight=False)
 
 
@@ -303,13 +307,18 @@ def _bytes_of(path: Path, limit_bytes: int | None = None) -> bytes:
     return data
 
 
-def _say(target: ReleaseTarget, before: tuple[ReleaseTarget, ...]) -> None:
+def _say(target: ReleaseTarget, before: tuple[ReleaseTarget, ...], *, full: float) -> None:
     known = {chunk.sha256 for other in before for chunk in other.chunks if other.counter != target.counter}
     new_bytes = sum(chunk.size_bytes for chunk in target.chunks if chunk.sha256 not in known)
     _tell(
         f"release {target.counter}: {target.name} {target.version}, {target.size_bytes} bytes, "
         f"of which {new_bytes} are in no release before"
     )
+    if full >= TELL_FULL_RATIO:
+        _tell(
+            f"[bold]{full:.0%}[/] of the room for releases in the signed documents is taken; leave out old ones: "
+            "ahs-fleet release prune --keep N"
+        )
     if not target.checked:
         _tell("[bold]its self-test was not run[/], and its signed description says so")
     if target.evidence is None:

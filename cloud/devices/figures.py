@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from cloud.metrics import FleetFigures
-from cloud.releases.queries import trust_expiry
+from cloud.releases.queries import trust_expiry, trust_full_ratio
 from cloud.rollouts.figures import read_rollout_figures
 from cloud.storage.tables import (
     ChunkWantRow,
@@ -75,6 +75,7 @@ async def read_figures(session: AsyncSession, *, now: datetime) -> FleetFigures:
         images=int(images[0]),
         image_bytes=int(images[1]),
         trust_left_s={role: (expires_at - now).total_seconds() for role, expires_at in expiry.items()},
+        trust_full_ratio=await trust_full_ratio(session),
         desired_waiting=int(desired or 0),
         want_age_s=max(0.0, (now - asked_at).total_seconds()) if asked_at else 0.0,
         rollouts=rollouts.states,

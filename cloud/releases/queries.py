@@ -14,6 +14,7 @@ from cloud.releases.store import read_trust
 from cloud.storage.tables import DeviceRow, DeviceStateRow, PrincipalRow, ReleaseRow, TrustDocumentRow
 from fleet.contract.http import ReleaseDetail, ReleasePage, ReleaseSummary
 from fleet.contract.release import ReleaseTarget, Trust
+from fleet.release.documents import RELEASES_FILL_BYTES, trust_bytes
 
 
 async def get_trust(session: AsyncSession) -> Trust:
@@ -57,6 +58,12 @@ async def trust_expiry(session: AsyncSession) -> dict[str, datetime]:
     """When the newest document of each role runs out."""
     query = select(TrustDocumentRow.role, TrustDocumentRow.expires_at).order_by(TrustDocumentRow.version)
     return {str(role): expires_at for role, expires_at in (await session.execute(query)).all()}
+
+
+async def trust_full_ratio(session: AsyncSession) -> float:
+    """How much of the room for releases in the trust message is taken; 0 without a trust."""
+    trust = await read_trust(session)
+    return trust_bytes(trust) / RELEASES_FILL_BYTES if trust else 0.0
 
 
 def _name(by: PrincipalRow, principal: Principal) -> str:

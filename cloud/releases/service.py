@@ -50,6 +50,7 @@ _CODES = {
     9: "chunks_mismatch",
     10: "bundle_refused",
     11: "evidence_refused",
+    12: "trust_full",
 }
 """Number of a check of `check_new_targets` -> code of the problem."""
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from fleet.contract.release import ReleaseTarget, Trust
+from fleet.contract.release import MAX_TRUST_BYTES, ReleaseTarget, Trust
 from fleet.release.chunks import cut
 from fleet.release.documents import (
     DIGEST_ALGORITHM,
+    RELEASES_FILL_BYTES,
     check_size,
     check_trust,
     read_document,
     release_of,
+    trust_bytes,
     trusted_root,
     verify,
 )
@@ -41,7 +43,8 @@ def check_new_targets(trust: Trust, new_targets_text: str, archive: bytes, now: 
     8. length and SHA-256 are those of the archive;
     9. the chunk list is the one that our own cutting gives;
     10. the archive is a bundle, intact and safe, and the description names its digest, name, version and schema;
-    11. its evidence, where it has any, compares it with a model that was released before.
+    11. its evidence, where it has any, compares it with a model that was released before;
+    12. the trust message keeps room for new keys.
 
     Args:
         trust: stored, and trusted.
@@ -79,6 +82,7 @@ def check_new_targets(trust: Trust, new_targets_text: str, archive: bytes, now: 
         raise TargetsRefused(9, "the signed chunks are not those of the archive; release it with this version")
     _check_bundle(release, archive)  # 10
     _check_evidence(release, before)  # 11
+    _check_room(trust, new_targets_text)  # 12
     return release
 
 
@@ -89,6 +93,17 @@ def _check_evidence(release: ReleaseTarget, before: Targets) -> None:
     if release.evidence.champion not in known:
         raise TargetsRefused(
             11, f"the evidence compares with {release.evidence.champion}, which was never released; evaluate it again"
+        )
+
+
+def _check_room(trust: Trust, text: str) -> None:
+    size_bytes = trust_bytes(trust.model_copy(update={"targets": text}))
+    if size_bytes > RELEASES_FILL_BYTES:
+        raise TargetsRefused(
+            12,
+            f"with one release more the signed documents have {size_bytes} bytes; releases may fill "
+            f"{RELEASES_FILL_BYTES} of the {MAX_TRUST_BYTES} that devices read. Leave out old ones first: "
+            "ahs-fleet release prune --keep N",
         )
 
 

@@ -12,10 +12,16 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
+from fleet.contract.codec import encode
 from fleet.contract.release import MAX_TRUST_BYTES, ReleaseTarget, Trust
 from fleet.release.errors import TrustInvalid
 
 DIGEST_ALGORITHM = "sha256"
+ROOM_FOR_KEYS_BYTES = 48 * 1024
+"""Of a trust message, that releases leave free: a full one could not be signed again once a key was replaced."""
+
+RELEASES_FILL_BYTES = MAX_TRUST_BYTES - ROOM_FOR_KEYS_BYTES
+"""Up to this size of the trust message releases are added."""
 
 Role = TypeVar("Role", Root, Timestamp, Snapshot, Targets)
 
@@ -127,13 +133,18 @@ def check_trust(trust: Trust, now: datetime | None = None) -> Chain:
     return chain
 
 
+def trust_bytes(trust: Trust) -> int:
+    """Size of a trust message as it is sent."""
+    return len(encode(trust))
+
+
 def check_size(trust: Trust) -> None:
     """Refuses more than devices read, counted as it is sent.
 
     Raises:
         TrustInvalid: too large.
     """
-    size_bytes = len(trust.model_dump_json().encode())
+    size_bytes = trust_bytes(trust)
     if size_bytes > MAX_TRUST_BYTES:
         raise TrustInvalid(f"the trust message has {size_bytes} bytes; devices read {MAX_TRUST_BYTES}")
 

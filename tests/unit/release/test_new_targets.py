@@ -15,7 +15,7 @@ from tuf.api.metadata import Delegations, TargetFile
 
 from fleet.contract.release import MAX_TRUST_BYTES, ReleaseTarget, Trust
 from fleet.release.chunks import cut
-from fleet.release.documents import target_of
+from fleet.release.documents import RELEASES_FILL_BYTES, target_of, trust_bytes
 from fleet.release.errors import TargetsRefused, TrustInvalid, WrongKey
 from fleet.release.repository import check_new_targets, check_trust, online_keyid, resigned, with_release
 from tests.unit.release.release_chain import (
@@ -84,6 +84,22 @@ def test_check_1_another_kind_of_document(fleet: Fleet, new: tuple[str, bytes]) 
 def test_check_1_a_trust_message_that_devices_would_not_read(fleet: Fleet, new: tuple[str, bytes]) -> None:
     padded = edited(new[0], fleet.keys.release, lambda s: s.unrecognized_fields.update(x="y" * MAX_TRUST_BYTES))
     assert refused(fleet, padded, new[1]) == 1
+
+
+def test_check_12_a_trust_message_that_leaves_no_room_for_new_keys(fleet: Fleet, new: tuple[str, bytes]) -> None:
+    def padding(size: int) -> Callable[[Any], object]:
+        return lambda signed: signed.unrecognized_fields.update(x="y" * size)
+
+    base = trust_bytes(fleet.trust.model_copy(update={"targets": edited(new[0], fleet.keys.release, padding(0))}))
+    fits = edited(new[0], fleet.keys.release, padding(RELEASES_FILL_BYTES - base))
+    assert check_new_targets(fleet.trust, fits, new[1], LATER).counter == 3
+    full = edited(new[0], fleet.keys.release, padding(RELEASES_FILL_BYTES - base + 1))
+    with pytest.raises(TargetsRefused, match="release prune") as told:
+        check_new_targets(fleet.trust, full, new[1], LATER)
+    assert told.value.check == 12
+    # What is full can still be signed again, also after every key was replaced once.
+    grown = fleet.trust.model_copy(update={"targets": fits, "roots": fleet.trust.roots * 4})
+    assert trust_bytes(grown) < MAX_TRUST_BYTES
 
 
 def test_check_1_delegations(fleet: Fleet, new: tuple[str, bytes]) -> None:
