@@ -24,6 +24,7 @@ MAX_ROLLOUT_BYTES = 2 * 1024 * 1024
 LIMITS = {
     "/v1/second-opinions": MAX_UPLOAD_BYTES,
     "/v1/releases": MAX_RELEASE_BYTES + MAX_TRUST_BYTES + MAX_EVIDENCE_BYTES + 64 * 1024,
+    "/v1/releases/prune": 2 * MAX_TRUST_BYTES,
     "/v1/trust": 2 * MAX_TRUST_BYTES,
     "/v1/rollouts": MAX_ROLLOUT_BYTES,
 }

@@ -40,6 +40,7 @@ from fleet.release.package import (
     write_kit,
     write_trust,
 )
+from fleet.release.pruning import pruned
 from fleet.release.replacing import finish_replacement, replace_files
 from fleet.release.repository import first_trust, releases_of, resigned, with_release
 from fleet.release.rotation import KeyRole, replaced
@@ -215,6 +216,42 @@ def create_release(
     out.print(str(target.counter), highlight=False)
 
 
+@release.command("prune")
+def prune_releases(
+    keep: Annotated[int, typer.Option(min=1, help="so many of the newest stay, and whatever is needed")],
+    also: Annotated[list[int] | None, typer.Option(help="a release that stays besides; again for each")] = None,
+    folder: Folder = Path("keys"),
+    cloud: Cloud = DEFAULT_CLOUD,
+    token_file: Token = None,
+) -> None:
+    """Leaves old releases out of the signed list, so that there is room for new ones. Prints their counters.
+
+    What a device runs, keeps or is told of, what an open rollout brings or goes back to, the first and the newest
+    release stay: the cloud says which, and refuses a list without them.
+    """
+    with _told():
+        finish_replacement(folder)
+        signer = load_key(folder / RELEASE_KEY)
+        signed_last = read_trust(folder / TRUST_NAME)
+    with connected(cloud, token_file, timeout_s=UPLOAD_TIMEOUT_S) as client, _told():
+        trust = client.get_trust()
+        check_continues(signed_last, trust)
+        counters = [target.counter for target in releases_of(trust)]
+        stay = {*counters[-keep:], *(also or ()), *client.needed_releases().counters}
+        gone = [counter for counter in counters if counter not in stay]
+        if not gone:
+            _tell(f"nothing to leave out: all {len(counters)} releases are needed, or among the newest {keep}")
+            return
+        client.prune_releases(pruned(trust, stay, signer, datetime.now(UTC)))
+        trust = client.get_trust()
+        check_continues(signed_last, trust)
+        write_trust(folder / TRUST_NAME, trust)
+    full = trust_bytes(trust) / RELEASES_FILL_BYTES
+    _tell(f"{len(counters) - len(gone)} releases stay; {full:.0%} of the room for releases is taken")
+    for counter in gone:
+        out.print(str(counter), highlight=False)
+
+
 @release.command("list")
 def list_releases(cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> None:
     """One row a release, newest first."""
@@ -223,10 +260,11 @@ def list_releases(cloud: Cloud = DEFAULT_CLOUD, token_file: Token = None) -> Non
         table.add_column(column, no_wrap=column in ("release", "model", "self-test"))
     with connected(cloud, token_file) as client:
         for row in client.list_releases().items:
+            counter = f"{row.counter} withdrawn" if row.withdrawn else str(row.counter)
             words = {None: "none: bench only", True: "accepted", False: "not accepted"}[row.evidence_accepted]
             made = row.created_at.isoformat(timespec="seconds")
             model, checked = f"{row.name} {row.version}", "passed" if row.checked else "not run"
-            cells = (str(row.counter), model, str(row.size_bytes), checked, words, str(row.devices_running))
+            cells = (counter, model, str(row.size_bytes), checked, words, str(row.devices_running))
             table.add_row(*cells, made, row.created_by, row.digest)
     out.print(table)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import Select, func, select
@@ -10,10 +11,11 @@ from sqlalchemy.orm import defer
 
 from cloud.auth.principals import Principal
 from cloud.errors import NotFound
+from cloud.releases.rules import archive_hashes
 from cloud.releases.store import read_trust
 from cloud.storage.tables import DeviceRow, DeviceStateRow, PrincipalRow, ReleaseRow, TrustDocumentRow
 from fleet.contract.http import ReleaseDetail, ReleasePage, ReleaseSummary
-from fleet.contract.release import ReleaseTarget, Trust
+from fleet.contract.release import ReleaseTarget, Trust, target_path
 from fleet.release.documents import RELEASES_FILL_BYTES, trust_bytes
 
 
@@ -37,7 +39,8 @@ async def list_releases(session: AsyncSession, principal: Principal) -> ReleaseP
         _releases().options(defer(ReleaseRow.target), defer(ReleaseRow.evidence)).order_by(ReleaseRow.counter.desc())
     )
     rows = (await session.execute(query)).all()
-    items = [_summary(row, _name(by, principal), accepted, running) for row, by, accepted in rows]
+    named = await _named(session)
+    items = [_summary(row, _name(by, principal), accepted, running, named) for row, by, accepted in rows]
     return ReleasePage(items=tuple(items))
 
 
@@ -48,7 +51,9 @@ async def get_release(session: AsyncSession, principal: Principal, counter: int)
         raise NotFound(f"there is no release {counter}", code="no_release", hint="see GET /v1/releases")
     row, by, accepted = found
     return ReleaseDetail(
-        summary=_summary(row, _name(by, principal), accepted, await _running(session, principal)),
+        summary=_summary(
+            row, _name(by, principal), accepted, await _running(session, principal), await _named(session)
+        ),
         target=ReleaseTarget.model_validate(row.target),
         evidence=row.evidence,
     )
@@ -92,7 +97,24 @@ async def _running(session: AsyncSession, principal: Principal) -> dict[str, int
     return {str(digest): int(count) for digest, count in (await session.execute(query)).all()}
 
 
-def _summary(row: ReleaseRow, created_by: str, accepted: bool | None, running: dict[str, int]) -> ReleaseSummary:
+async def is_withdrawn(session: AsyncSession, digest: str, counter: int) -> bool:
+    """Whether the signed list was pruned of a release; False while there is no list."""
+    named = await _named(session)
+    return named is not None and target_path(digest, counter) not in named
+
+
+async def _named(session: AsyncSession) -> Collection[str] | None:
+    trust = await read_trust(session)
+    return archive_hashes(trust).keys() if trust else None
+
+
+def _summary(
+    row: ReleaseRow,
+    created_by: str,
+    accepted: bool | None,
+    running: dict[str, int],
+    named: Collection[str] | None,
+) -> ReleaseSummary:
     return ReleaseSummary(
         digest=row.digest,
         counter=row.counter,
@@ -104,4 +126,5 @@ def _summary(row: ReleaseRow, created_by: str, accepted: bool | None, running: d
         checked=row.checked,
         evidence_accepted=accepted,
         devices_running=running.get(row.digest, 0),
+        withdrawn=named is not None and target_path(row.digest, row.counter) not in named,
     )

@@ -12,7 +12,8 @@ from cloud.auth.principals import Permission, Principal
 from cloud.errors import TooLarge
 from cloud.openapi import RELEASE, TRUST, answer_example, problems
 from cloud.releases import queries
-from fleet.contract.http import ReleaseDetail, ReleasePage
+from cloud.releases.needed import needed_counters
+from fleet.contract.http import ReleaseDetail, ReleasePage, ReleasesNeeded, ReleasesPrune
 from fleet.contract.release import MAX_RELEASE_BYTES, Trust
 from fleet.release.evidence import MAX_EVIDENCE_BYTES
 
@@ -87,6 +88,31 @@ async def create_release(
 async def list_releases(principal: Reader, session: ReadSession) -> ReleasePage:
     """Releases are one list for the fleet; `devices_running` counts in the asker's site."""
     return await queries.list_releases(session, principal)
+
+
+@router.get(
+    "/releases/needed",
+    response_model=ReleasesNeeded,
+    summary="Releases that must stay",
+    responses=problems(401, 403),
+)
+async def needed_releases(principal: Releaser, session: ReadSession) -> ReleasesNeeded:
+    """What devices of any site run, keep, or are told of; what rollouts bring or go back to; the first, the newest."""
+    return ReleasesNeeded(counters=tuple(sorted(await needed_counters(session))))
+
+
+@router.post(
+    "/releases/prune",
+    response_model=ReleasePage,
+    summary="Leave old releases out",
+    responses=problems(401, 403, 404, 409, 413, 422, 503),
+)
+async def prune_releases(principal: Releaser, parts: ServiceParts, wanted: ReleasesPrune) -> ReleasePage:
+    """What `ahs-fleet release prune` sends: the signed list with fewer releases, so that there is room for new ones.
+
+    Refused (409) when one of them is needed. What was left out stays listed, as withdrawn, with its evaluation.
+    """
+    return await parts.releases.prune(principal, wanted.targets)
 
 
 @router.get(

@@ -15,6 +15,7 @@ from cloud.audit import trail
 from cloud.auth.principals import Permission, Principal
 from cloud.errors import Busy, Conflict, StorageUnavailable, Unprocessable
 from cloud.releases import queries
+from cloud.releases.needed import needed_counters
 from cloud.releases.rules import archive_hashes, documents
 from cloud.releases.signing import OnlineKey
 from cloud.releases.store import TrustChanged, add_release, read_trust, save_trust
@@ -23,11 +24,12 @@ from cloud.storage.images_fsspec import ImageStore
 from cloud.storage.tables import DesiredRow, ReleaseRow
 from fleet.contract.base import JsonObject
 from fleet.contract.codec import encode
-from fleet.contract.http import ReleaseDetail
+from fleet.contract.http import ReleaseDetail, ReleasePage
 from fleet.contract.messages import Desired
 from fleet.contract.release import ReleaseTarget, Trust
 from fleet.release.errors import EvidenceRefused, TargetsRefused, TrustInvalid, WrongKey
 from fleet.release.evidence import check_evidence
+from fleet.release.pruning import check_pruned_targets
 from fleet.release.repository import check_new_targets, check_trust, releases_of
 from fleet.release.rotation import successor
 
@@ -206,6 +208,49 @@ class ReleaseService:
         async with self._storage.reading() as session:
             return await queries.get_release(session, principal, target.counter)
 
+    async def prune(self, principal: Principal, targets: str) -> ReleasePage:
+        """Takes targets that leave old releases out; the same again changes nothing.
+
+        1. who asks may; 2. the targets keep every check of `check_pruned_targets`; 3. nothing that is still needed is
+        left out, judged in the transaction that writes them, with the rows of what is left out locked: a rollout of one
+        of them that starts meanwhile is seen, or sees that it is gone.
+
+        Raises:
+            Forbidden, Conflict, Unprocessable: which of them does not hold.
+            StorageUnavailable: nobody's; send it again.
+        """
+        principal.require(Permission.MANAGE_RELEASES)
+        key, now = self.key, self._now()
+        for _ in range(TRIES):
+            async with self._storage.reading() as session:
+                trust = await queries.get_trust(session)
+            if targets == trust.targets:
+                break
+            gone = await asyncio.to_thread(_left_out, trust, targets, now)
+            signed = await asyncio.to_thread(key.resign, trust.model_copy(update={"targets": targets}), now)
+            async with self._storage.writing() as session:
+                standing = await read_trust(session)
+                if standing is not None and standing.targets == trust.targets and standing != trust:
+                    continue
+                counters = [release.counter for release in gone]
+                rows = select(ReleaseRow.counter).where(ReleaseRow.counter.in_(counters))
+                await session.execute(rows.order_by(ReleaseRow.counter).with_for_update())
+                if needed := sorted(await needed_counters(session) & set(counters)):
+                    raise Conflict(
+                        f"still needed by a device or a rollout: {', '.join(map(str, needed))}",
+                        code="release_needed",
+                        hint="GET /v1/releases/needed says what must stay; sign again with it",
+                    )
+                await save_trust(session, trust, signed, by=principal.id, now=now)
+                after = {"counters": counters}
+                trail.record(session, principal, action="release.pruned", subject="trust", after=after)
+            log.info("releases_pruned", counters=counters)
+            break
+        else:
+            raise StorageUnavailable("the trust was signed again each time the targets were to be stored")
+        async with self._storage.reading() as session:
+            return await queries.list_releases(session, principal)
+
     async def _store(
         self,
         principal: Principal,
@@ -299,14 +344,25 @@ def _told() -> Iterator[None]:
         ) from exc
 
 
-def _checked(
-    trust: Trust, targets: str, archive: bytes, evidence: bytes | None, now: datetime
-) -> tuple[ReleaseTarget, JsonObject | None]:
+def _left_out(trust: Trust, targets: str, now: datetime) -> tuple[ReleaseTarget, ...]:
+    with _numbered():
+        return check_pruned_targets(trust, targets, now)
+
+
+@contextmanager
+def _numbered() -> Iterator[None]:
     try:
-        target = check_new_targets(trust, targets, archive, now)
+        yield
     except TargetsRefused as exc:
         kind, hint = (Conflict, _BEHIND_HINT) if exc.check in _BEHIND else (Unprocessable, _WRONG_HINT)
         raise kind(str(exc), code=_CODES[exc.check], hint=hint) from exc
+
+
+def _checked(
+    trust: Trust, targets: str, archive: bytes, evidence: bytes | None, now: datetime
+) -> tuple[ReleaseTarget, JsonObject | None]:
+    with _numbered():
+        target = check_new_targets(trust, targets, archive, now)
     try:
         return target, check_evidence(target.evidence, target.digest, evidence)
     except EvidenceRefused as exc:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cloud.audit import trail
 from cloud.auth.principals import Permission, Principal
 from cloud.errors import Conflict, NotFound, Unprocessable
+from cloud.releases.queries import is_withdrawn
 from cloud.rollouts.log import MAX_REASON, decided
 from cloud.rollouts.rows import Seen, evidence_accepted, load, rollout_not_found
 from cloud.rollouts.superseding import replaceable, supersede
@@ -50,6 +51,12 @@ async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *,
     release = await session.get(ReleaseRow, wanted.counter, with_for_update=True)
     if release is None:
         raise NotFound(f"there is no release {wanted.counter}", code="no_release", hint="see GET /v1/releases")
+    if await is_withdrawn(session, release.digest, release.counter):
+        raise Conflict(
+            f"release {release.counter} was left out of the signed list: no device would take it",
+            code="release_withdrawn",
+            hint="release the model again: ahs-fleet release create",
+        )
     devices = await _devices(session, by, wanted)
     try:
         waves = resolve(devices, wanted.waves)

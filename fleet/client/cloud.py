@@ -36,6 +36,8 @@ from fleet.contract.http import (
     Problem,
     ReleaseDetail,
     ReleasePage,
+    ReleasesNeeded,
+    ReleasesPrune,
     ReviewLabels,
     RolloutCommand,
     RolloutCreate,
@@ -246,6 +248,16 @@ class CloudClient:
     def get_release(self, counter: int) -> ReleaseDetail:
         """One release with its signed description and its evidence."""
         return self._ask(ReleaseDetail, "GET", f"/v1/releases/{counter}")
+
+    def needed_releases(self) -> ReleasesNeeded:
+        """The releases that must stay in the signed list."""
+        return self._ask(ReleasesNeeded, "GET", "/v1/releases/needed")
+
+    def prune_releases(self, targets: str) -> ReleasePage:
+        """Gives targets that leave old releases out."""
+        return self._ask(
+            ReleasePage, "POST", "/v1/releases/prune", content=encode(ReleasesPrune(targets=targets)), headers=_JSON
+        )
 
     def create_rollout(self, rollout: RolloutCreate) -> RolloutDetail:
         """Starts to bring a release to devices, wave by wave."""

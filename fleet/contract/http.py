@@ -219,12 +219,25 @@ class ReleaseSummary(WireModel):
     checked: bool
     evidence_accepted: bool | None = Field(None, description="null without evidence")
     devices_running: Count = Field(0, description="devices that report it as active")
+    withdrawn: bool = Field(False, description="left out of the signed list: no device takes it up any more")
 
 
 class ReleasePage(WireModel):
     """`GET /v1/releases`, newest first."""
 
     items: tuple[ReleaseSummary, ...]
+
+
+class ReleasesNeeded(WireModel):
+    """`GET /v1/releases/needed`: what must not be left out of the signed list."""
+
+    counters: tuple[Count, ...]
+
+
+class ReleasesPrune(WireModel):
+    """`POST /v1/releases/prune`."""
+
+    targets: str = Field(max_length=1024 * 1024, description="TUF targets with some releases less, signed")
 
 
 class ReleaseDetail(WireModel):

@@ -139,8 +139,10 @@ def check_continues(known: Trust, given: Trust) -> None:
         raise TrustInvalid("the cloud's documents stand on another root than yours; is it the right cloud?")
     check_trust(given)
     before, after = read_document(Targets, known.targets).signed, read_document(Targets, given.targets).signed
-    lost = [path for path, target in before.targets.items() if after.targets.get(path) != target]
-    if after.version < before.version or lost:
+    # Newer ones may leave old releases out; the counters that were given out are never given back.
+    changed = [path for path, target in before.targets.items() if after.targets.get(path, target) != target]
+    set_back = _highest(after) < _highest(before) or (after.version == before.version and after != before)
+    if after.version < before.version or changed or set_back:
         raise TrustInvalid(
             f"the cloud shows targets {after.version}, older than your {before.version}: it was set back; "
             "nothing is signed on top of that"
@@ -190,8 +192,12 @@ def _described(target: TargetFile) -> ReleaseTarget:
         raise TargetsRefused(6, str(exc)) from exc
 
 
+def _highest(targets: Targets) -> int:
+    return max((release_of(target).counter for target in targets.targets.values()), default=0)
+
+
 def _check_counter(release: ReleaseTarget, before: Targets, now: datetime) -> None:
-    highest = max((release_of(target).counter for target in before.targets.values()), default=0)
+    highest = _highest(before)
     if release.counter != highest + 1:
         raise TargetsRefused(7, f"the next counter is {highest + 1}, not {release.counter}; sign again with it")
     if release.created_at > now + CLOCK_SLACK:

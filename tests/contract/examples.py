@@ -345,6 +345,7 @@ def _releases() -> list[BaseModel]:
         checked=True,
         evidence_accepted=True,
         devices_running=2,
+        withdrawn=True,
     )
     thresholds = release.Thresholds(
         p_ok=0.9,
@@ -415,6 +416,8 @@ def _releases() -> list[BaseModel]:
         _dataset(),
         http.ReleasePage(items=(summary,)),
         http.ReleaseDetail(summary=summary, target=target, evidence={"schema": "ahs.evidence/1"}),
+        http.ReleasesNeeded(counters=(1, 4, 5)),
+        http.ReleasesPrune(targets='{"signed": "..."}'),
         http.RolloutCreate(
             counter=5,
             devices=("bench-1", "bench-2"),

@@ -52,3 +52,24 @@ def test_a_fleet_begins_releases_and_verifies(operator: Operator, tmp_path: Path
     verified = operator.runs("verify", "--keys", str(operator.desk.folder), "--fresh")
     assert verified.exit_code == 0, verified.output
     assert digest in verified.stdout
+
+
+def test_old_releases_are_left_out_and_their_counters_are_not_given_again(operator: Operator, tmp_path: Path) -> None:
+    keys = ("--keys", str(operator.desk.folder))
+    assert operator.runs("begin", "--kit", str(tmp_path / "kit")).exit_code == 0
+    for number in (2, 3, 4):
+        archive, _ = bundle_zip(f"1.{number}.0", f"head {number}".encode())
+        (tmp_path / "bundle.zip").write_bytes(archive)
+        made = operator.runs("create", "--bundle", str(tmp_path / "bundle.zip"), "--unchecked", *keys)
+        assert made.exit_code == 0, made.output
+    nothing = operator.runs("prune", "--keep", "3", *keys)
+    assert (nothing.exit_code, nothing.stdout) == (0, ""), nothing.output
+    pruned = operator.runs("prune", "--keep", "1", "--also", "3", *keys)
+    assert (pruned.exit_code, pruned.stdout.splitlines()[-1]) == (0, "2"), pruned.output
+    assert "3 releases stay" in pruned.stderr
+    assert operator.runs("verify", *keys).exit_code == 0
+    assert "withdrawn" in operator.runs("list").stdout
+    archive, _ = bundle_zip("1.5.0", b"head five")
+    (tmp_path / "bundle.zip").write_bytes(archive)
+    made = operator.runs("create", "--bundle", str(tmp_path / "bundle.zip"), "--unchecked", *keys)
+    assert (made.exit_code, made.stdout.splitlines()[-1]) == (0, "5"), made.output

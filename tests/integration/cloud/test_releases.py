@@ -15,9 +15,11 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import select
+from tuf.api.metadata import Metadata, Targets
 
 from cloud.auth.tokens import SYSTEM
 from cloud.config import ReleaseSettings
+from cloud.devices.figures import read_figures
 from cloud.errors import ConfigurationError, LeaseLost
 from cloud.ingest.bus import Incoming
 from cloud.metrics import Metrics
@@ -33,8 +35,10 @@ from fleet.contract import topics
 from fleet.contract.http import ReleaseDetail, ReleasePage
 from fleet.contract.messages import Activation, Desired, Need
 from fleet.contract.release import SignedDesired, Trust
+from fleet.release.documents import RELEASES_FILL_BYTES, text_of
 from fleet.release.keys import make_key, make_keys, save_key
 from fleet.release.pinned import pinned
+from fleet.release.pruning import pruned
 from fleet.release.repository import check_trust, online_keyid
 from fleet.release.rotation import KeyRole, replaced
 from tests.fakes.evaluations import changed, evidence_for, good_figures
@@ -158,6 +162,75 @@ async def test_the_devices_that_run_a_release_are_counted_in_the_askers_site_alo
         viewer = tools.bearer(await fleet.cloud.token("viewer", site=site))
         page = ReleasePage.model_validate((await fleet.http.get("/v1/releases", headers=viewer)).json())
         assert [item.devices_running for item in page.items] == [count, 0], site
+
+
+async def needed(fleet: Releasing) -> list[int]:
+    answer = await fleet.http.get("/v1/releases/needed", headers=fleet.operator)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["counters"])
+
+
+async def prune(fleet: Releasing, *keep: int, headers: dict[str, str] | None = None) -> httpx.Response:
+    text = pruned(await fleet.trust(), keep, fleet.desk.keys.release, datetime.now(UTC))
+    return await fleet.http.post("/v1/releases/prune", json={"targets": text}, headers=headers or fleet.operator)
+
+
+async def test_releases_that_nobody_needs_are_left_out_and_what_is_needed_stays(fleet: Releasing, tools: Any) -> None:
+    released = [await fleet.release(evidence=True) for _ in range(6)]
+    digests = {detail.summary.counter: detail.summary.digest for detail in released}
+    assert await needed(fleet) == [1, 7]
+    await fleet.cloud.device("bench-1", "lab-b")
+    async with fleet.cloud.storage.writing() as session:
+        state = await session.get(DeviceStateRow, "bench-1")
+        state.reported = {"active": {"digest": digests[2]}, "previous": digests[3], "pending": None}
+        told = {"device": "bench-1", "version": 1, "release": digests[4], "counter": 4}
+        made: dict[str, Any] = {"made_at": datetime.now(UTC), "made_by": SYSTEM.id}
+        session.add(
+            DesiredRow(device="bench-1", site_id="lab-b", published_version=0, version=1, document=told, **made)
+        )
+    assert await needed(fleet) == [1, 2, 3, 4, 7]
+    await fleet.cloud.device("ward-1", "lab-a")
+    rollout = await fleet.http.post("/v1/rollouts", json={"counter": 6, "devices": ["ward-1"]}, headers=fleet.operator)
+    assert rollout.status_code == 201, rollout.text
+    assert await needed(fleet) == [1, 2, 3, 4, 6, 7]
+
+    before = await fleet.trust()
+    for left_out in (1, 2, 3, 4, 6):
+        refused = await prune(fleet, *({*range(1, 8)} - {left_out}))
+        assert refusal(refused) == (409, "release_needed"), left_out
+    assert await fleet.trust() == before
+    viewer = tools.bearer(await fleet.cloud.token("viewer"))
+    assert refusal(await prune(fleet, 7, headers=viewer)) == (403, "role_not_allowed")
+
+    done = await prune(fleet, 1, 2, 3, 4, 6, 7)
+    assert done.status_code == 200, done.text
+    assert {item["counter"]: item["withdrawn"] for item in done.json()["items"]}[5] is True
+    chain = check_trust(await fleet.trust(), datetime.now(UTC))
+    assert [release.counter for release in chain.releases] == [1, 2, 3, 4, 6, 7]
+    again = await fleet.http.post(
+        "/v1/releases/prune", json={"targets": (await fleet.trust()).targets}, headers=fleet.operator
+    )
+    assert again.status_code == 200
+    gone = await fleet.http.post("/v1/rollouts", json={"counter": 5, "devices": ["ward-1"]}, headers=fleet.operator)
+    assert refusal(gone) == (409, "release_withdrawn")
+    assert (await fleet.release()).summary.counter == 8
+    async with fleet.cloud.storage.reading() as session:
+        found = await session.scalars(select(AuditRow.after).where(AuditRow.action == "release.pruned"))
+        assert list(found) == [{"counters": [5]}]
+
+
+async def test_a_trust_message_without_room_takes_no_release_and_says_what_to_do(sqlite_fleet: Releasing) -> None:
+    trust = await sqlite_fleet.trust()
+    offered = sqlite_fleet.desk.offer(trust)
+    document: Metadata[Targets] = Metadata.from_bytes(offered.targets.encode())
+    document.signed.unrecognized_fields["x"] = "y" * RELEASES_FILL_BYTES
+    document.sign(sqlite_fleet.desk.keys.release)
+    answer = await sqlite_fleet.send(replace(offered, targets=text_of(document)))
+    assert refusal(answer) == (422, "trust_full")
+    assert "release prune" in answer.json()["detail"]
+    async with sqlite_fleet.cloud.storage.reading() as session:
+        figures = await read_figures(session, now=datetime.now(UTC))
+    assert 0 < figures.trust_full_ratio < 0.1
 
 
 async def test_who_may(sqlite_fleet: Releasing, tools: Any) -> None:

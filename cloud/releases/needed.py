@@ -1,0 +1,42 @@
+"""Which releases must stay in the signed list: devices have them, are told of them, or may have to go back to them."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cloud.storage.tables import DesiredRow, DeviceRow, DeviceStateRow, ReleaseRow, RolloutMemberRow, RolloutRow
+from fleet.rollout.states import OPEN_STATES
+
+_REPORTED = (("active", "digest"), ("previous",), ("pending",))
+
+
+async def needed_counters(session: AsyncSession) -> set[int]:
+    """Of all sites: releases that
+
+    1. a device reports as running, as its model before, or as the one it works on;
+    2. a device is told to run or to download;
+    3. an open rollout brings, or takes its devices back to;
+    4. are the first and the newest: kits are made of the one, the next counter follows from the other.
+
+    Of a model that was released more than once every release counts: a device may have it under any.
+    """
+    digests: set[str | None] = set()
+    here = DeviceRow.revoked_at.is_(None)
+    for place in _REPORTED:
+        value = DeviceStateRow.reported
+        for key in place:
+            value = value[key]  # type: ignore[assignment]
+        query = select(value.as_string()).join(DeviceRow, DeviceRow.device == DeviceStateRow.device)
+        digests |= set((await session.scalars(query.where(here, DeviceStateRow.reported.is_not(None)))).all())
+    told = select(DesiredRow.document["release"].as_string()).join(DeviceRow, DeviceRow.device == DesiredRow.device)
+    digests |= set((await session.scalars(told.where(here))).all())
+    open_rollout = RolloutRow.state.in_([state.value for state in OPEN_STATES])
+    before = select(RolloutMemberRow.previous_digest).join(RolloutRow, RolloutRow.id == RolloutMemberRow.rollout_id)
+    digests |= set((await session.scalars(before.where(open_rollout))).all())
+    brought = select(RolloutRow.counter).where(open_rollout)
+    counters = set((await session.scalars(brought)).all())
+    known = select(ReleaseRow.counter).where(ReleaseRow.digest.in_([digest for digest in digests if digest]))
+    counters |= set((await session.scalars(known)).all())
+    ends = (await session.execute(select(func.min(ReleaseRow.counter), func.max(ReleaseRow.counter)))).one()
+    return counters | {int(end) for end in ends if end is not None}
