@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.update.core import STEADY_S
+from edge_agent.update.proving import STEADY_S
 from edge_agent.update.record import MAX_STARTS, Hold, Model, booted
 from edge_agent.update.traffic import (
     Ask,
@@ -194,7 +194,7 @@ def _slow(bench: UpdateBench) -> None:
 
 def _dripping(bench: UpdateBench) -> None:
     for _ in range(31):
-        bench.core._delivery.progress_s = 1000.0 + bench.at_s  # a byte now and then: never silent, never done
+        bench.core._arriving.delivery.progress_s = 1000.0 + bench.at_s  # a byte now and then: never silent, never done
         bench.wait(10)
 
 
