@@ -34,6 +34,7 @@ from edge_agent.inference.engine import BundleEngine, open_engine
 from edge_agent.inference.switch import Switch
 from edge_agent.logs import configure
 from edge_agent.reading import FieldReader
+from edge_agent.replay import Replay, read_slide, summary_lines
 from edge_agent.self_test import limit_this_process, self_test
 from edge_agent.updating import open_updates
 from edge_agent.version import agent_version
@@ -128,21 +129,33 @@ def _console(settings: Settings, composed: Composed) -> Iterator[None]:
 
 @app.command()
 def infer(
-    images: Annotated[Path, typer.Option(help="Folder of pictures, or one picture.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures, or one picture.")] = None,
+    replay: Annotated[
+        str | None, typer.Option(help="Instead of pictures: a slide whose stored fields are read again, and compared.")
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; the shipped one if not given.")] = None,
     annotated: Annotated[Path | None, typer.Option(help="Folder for pictures with boxes and cell types.")] = None,
     min_score: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="List weaker detections too, down to this score.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="Threads; measured if not given.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="With --replay: folder of the agent's own files.")] = None,
+    source: Annotated[str | None, typer.Option(help="With --replay: where the slide's pictures came from.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Find and classify the cells of picture files with the same pipeline as `run`."""
+    """Find and classify the cells of picture files, or of a stored slide, with the same pipeline as `run`."""
     with _answered():
         configure(level="warning")
-        settings = _settings(config, set_, {"inference.bundle": bundle, "inference.threads": threads})
+        flags = {"inference.bundle": bundle, "inference.threads": threads, "data_dir": data_dir, "source": source}
+        settings = _settings(config, set_, flags)
+        if (images is None) == (replay is None):
+            raise ConfigurationError("give either --images FOLDER or --replay SLIDE")
+    if replay is not None:
+        _replay(settings, replay, out)
+    assert images is not None
+    with _answered():
         pictures = find_pictures(images)
         engine = _engine(settings)
         inference = Inference(
@@ -163,6 +176,23 @@ def infer(
     outcome = inference.outcome
     typer.echo(f"{outcome.read} of {len(pictures)} pictures read -> {out}  (research use only)", err=True)
     raise typer.Exit(ExitCode.OK if outcome.read else ExitCode.NOTHING_READ)
+
+
+def _replay(settings: Settings, slide: str, out: Path) -> NoReturn:
+    with _answered():
+        stored = read_slide(settings.data_dir, slide)
+        engine = _engine(settings)
+        reader = FieldReader(engine, QualityGate(settings.quality), settings.triage)
+        with _progress() as progress:
+            task = progress.add_task("fields", total=len(stored.fields))
+            again = Replay(stored, settings.source, engine, reader, lambda: progress.advance(task))
+            document = again.run()
+        write_document(document, out)
+        engine.close()
+    for line in summary_lines(document):
+        typer.echo(line, err=True)
+    typer.echo(f"-> {out}  (research use only)", err=True)
+    raise typer.Exit(ExitCode.OK if again.replayed else ExitCode.NOTHING_READ)
 
 
 @app.command("export")

@@ -54,6 +54,14 @@ class Reads:
             yield from found
             after = int(rows[-1]["id"])
 
+    def waiting_copy(self, capture_id: str) -> bytes | None:
+        """A field's picture as JPEG while it waits to be sent; None before and after."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT image FROM spool WHERE kind = 'image' AND capture_id = ?", (capture_id,)
+            ).fetchone()
+        return None if row is None or row[0] is None else bytes(row[0])
+
     def images_queued_since(self, moment: str) -> list[str]:
         """Times at which pictures were chosen for sending since a UTC time, as texts."""
         with self._database.reading() as connection:
@@ -151,7 +159,12 @@ def _field(connection: sqlite3.Connection, row: sqlite3.Row) -> StoredField:
     )
     return StoredField(
         capture_id=row["capture_id"],
+        source=row["source"],
         source_ref=row["source_ref"],
+        model=row["model"],
+        um_per_px=row["um_per_px"],
+        width_px=row["width_px"],
+        height_px=row["height_px"],
         captured_at=_time(row["captured_at"]),
         slide=row["slide"],
         decision=Decision(row["decision"]),

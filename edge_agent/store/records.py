@@ -117,10 +117,15 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class StoredField:
-    """A field as it is read back."""
+    """A field as it is read back; `model` is the digest of the bundle that read it."""
 
     capture_id: str
+    source: str
     source_ref: str
+    model: str
+    um_per_px: float | None
+    width_px: int
+    height_px: int
     captured_at: datetime
     slide: str
     decision: Decision
