@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
 
 from training.data.check import check_set
+from training.data.fetch import fetch as fetch_set
+from training.data.fetch import forget_archives
 from training.data.formats.annotated import KNOWN_CLASSES, AnnotatedSet, Fault, Faults, judge, mended, renamed
 from training.data.formats.registry import Format, read_set, write_set
 from training.data.grouping import found_groups, given_groups
 from training.data.leak_report import summary, write_leaks
 from training.data.near_copies import MAX_BITS, MIN_LIKENESS, agreement
-from training.data.places import find_set
+from training.data.places import find_set, roots
+from training.data.sources import load_sources
 from training.data.splitting import leaks_of, parse_shares, split_by_group, with_groups, with_splits
 from training.errors import DataError
 from training.terminal import console, told
@@ -38,6 +43,44 @@ class Groups(StrEnum):
 
 
 GroupsOption = Annotated[Groups, typer.Option(help="near-copies found in the pictures, or groups that the set names")]
+
+
+@data_app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="public sets; `ahs-train data list` names them")],
+    mirror: Annotated[str | None, typer.Option(help="address of a folder with the archives instead of sources")] = None,
+    keep_archives: Annotated[bool, typer.Option("--keep-archives", help="do not delete what was downloaded")] = False,
+) -> None:
+    """Download public sets into the cache, compare them with what is pinned, and lay them out for training."""
+    with told():
+        sources = load_sources()
+        for name in names:
+            if name not in sources.sets:
+                raise DataError(f"{name}: is no public set; there are {', '.join(sources.sets)}")
+        for name in names:
+            with _Downloads() as bars:
+                done = fetch_set(name, sources, mirror=mirror, progress=bars.of)
+            _list(done.faults)
+            what = "fetched, as pinned" if done.anew else "was there"
+            entry = sources.sets[name]
+            console.print(f"{name}: {what}: {done.folder}", soft_wrap=True)
+            console.print(f"  {entry.cite}; {entry.licence}", soft_wrap=True, highlight=False)
+        if not keep_archives:
+            forget_archives(names, sources)
+
+
+@data_app.command("list")
+def list_sets() -> None:
+    """Name the public sets, and where each of them is."""
+    with told():
+        table = Table("set", "what", "licence", "where")
+        for name, entry in load_sources().sets.items():
+            found = next((str(root / name) for root in roots() if (root / name).is_dir()), "not here: data fetch")
+            table.add_row(name, f"{entry.what}\n{entry.cite}", entry.licence, found)
+        console.print(table)
+        console.print(
+            "Research use only. Cite the source wherever the data, or weights trained on them, are described."
+        )
 
 
 @data_app.command()
@@ -178,6 +221,31 @@ def _count(data: AnnotatedSet, faults: Faults) -> None:
     what = f"{cells} boxes" if data.has_boxes else "one class a picture"
     notes = len(faults.found) - len(faults.grave)
     console.print(f"{len(data.pictures)} pictures, {what}: {len(faults.grave)} faults, {notes} notes", soft_wrap=True)
+
+
+class _Downloads:
+    """Bars of bytes on stderr, one a file; none where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        stderr = Console(stderr=True)
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal)
+
+    def __enter__(self) -> _Downloads:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def of(self, file: str) -> Callable[[int, int | None], None]:
+        """Whom to tell of a file's bytes."""
+        task = self._bar.add_task(file, total=None)
+
+        def moved(have: int, total: int | None) -> None:
+            self._bar.update(task, completed=have, total=total)
+
+        return moved
 
 
 class _Bar:

@@ -23,6 +23,7 @@ HOW_TO_INSTALL = 'install the training extra: python -m pip install "automated-h
 def told() -> Iterator[None]:
     """An expected error becomes one clear message and exit code 1; a bug keeps its traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         yield
     except (TrainingError, BundleError, ModelRuntimeError) as exc:
