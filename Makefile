@@ -12,7 +12,7 @@ DEPENDS = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core lint check format train infer api openapi bench-edge images images-check docs-pictures docs-index clean distclean
+.PHONY: help demo demo-check test test-core lint check format train infer api openapi bench-edge images images-check docs-pictures docs-index clean distclean
 
 help: ## this list
 	@echo "Automated Hematology System: research use only"
@@ -43,6 +43,13 @@ $(CORE_VENV)/.test-installed: $(DEPENDS)
 demo: export SOURCE := $(SOURCE)
 demo: $(VENV)/.demo-installed ## broker, cloud and two agents here. ONCE=1 runs to an end, SOURCE=folder|video|URL|index, BAD=1 a bad model
 	@$(VENV)/bin/python -m fleet local demo $(if $(ONCE),--once) $(if $(BAD),--bad) $${SOURCE:+--source "$$SOURCE"} $(DEMO_ARGS)
+
+demo-check: $(VENV)/.demo-installed ## the demo to its end, three times: as it is, BAD=1, and SOURCE=a generated folder
+	@mkdir -p build/demo
+	$(VENV)/bin/python -m models.synthetic --fields 48 --out build/demo/pictures >build/demo/pictures.txt
+	$(MAKE) demo ONCE=1
+	$(MAKE) demo ONCE=1 BAD=1 DEMO_ARGS="--summary build/demo/bad.json"
+	$(MAKE) demo ONCE=1 SOURCE=build/demo/pictures DEMO_ARGS="--summary build/demo/folder.json"
 
 test: $(VENV)/.all-installed ## every test that can run here (installs the training extra); lists what could not
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)

@@ -1,4 +1,7 @@
-"""`python -m models.synthetic --out docs/pictures`: draw the pictures of the documentation."""
+"""`python -m models.synthetic --out docs/pictures`: draw the pictures of the documentation.
+
+With `--fields N` a folder of so many fields instead: something to read where no microscope is.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ import sys
 from pathlib import Path
 
 from models.synthetic.errors import SyntheticError
-from models.synthetic.pictures import write_pictures
+from models.synthetic.pictures import write_fields, write_pictures
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the pictures; 0 when all of them were written."""
     parser = argparse.ArgumentParser(prog="python -m models.synthetic", description="Pictures of generated slides.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures, for example docs/pictures")
+    parser.add_argument("--fields", type=int, help="so many fields of a strongly stained slide instead")
     chosen = parser.parse_args(arguments)
     try:
-        for path in write_pictures(chosen.out):
+        paths = write_pictures(chosen.out) if chosen.fields is None else write_fields(chosen.out, chosen.fields)
+        for path in paths:
             sys.stdout.write(f"{path}\n")
     except (SyntheticError, OSError) as exc:
         sys.stderr.write(f"{exc}\n")

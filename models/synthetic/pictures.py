@@ -1,4 +1,4 @@
-"""Pictures of generated slides for the documentation."""
+"""Pictures of generated slides: for the documentation, and a folder of fields as a source to read."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _BOX_COLOURS: Final[dict[str, tuple[int, int, int]]] = {
     "WBC": (20, 60, 200),
     "Platelets": (0, 120, 60),
 }
+_FIRST_FIELD: Final = 200
 _INK: Final = (40, 40, 40)
 _STRIP_PX: Final = 26
 
@@ -44,6 +45,28 @@ def write_pictures(folder: Path) -> list[Path]:
         "generated-optics.png": optics_sheet(),
     }
     return [_write(folder / name, image) for name, image in sheets.items()]
+
+
+def write_fields(folder: Path, count: int) -> list[Path]:
+    """Write so many fields of a site that stains more strongly than usual, with many white cells of each type.
+
+    Raises:
+        BadRequestError: when a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    types = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil")
+    written = []
+    for seed in range(_FIRST_FIELD, _FIRST_FIELD + count):
+        spec = SlideSpec(
+            seed=seed,
+            stain_intensity_ratio=1.7,
+            stain_tint=(1.6, 0.7, 0.7),
+            wbc_per_field_mean=2.2,
+            differential=dict.fromkeys(types, 1 / len(types)),
+        )
+        field = generate_field(seed, um_per_px=_UM_PER_PX, spec=spec, optics=Optics())
+        written.append(_write(folder / f"field-{seed}.png", field.image))
+    return written
 
 
 def fields_sheet() -> ImageRGB:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from models.synthetic.pictures import write_fields
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -52,12 +55,17 @@ def test_the_demo_reads_a_folder_of_real_pictures_through_the_embedded_broker(tm
     assert summary["loop"]["rollout_state"] == "completed"
 
 
-def test_a_bad_model_is_stopped_in_the_first_wave_and_the_page_says_why(tmp_path: Path) -> None:
-    done = demo(tmp_path, "--bad")
+def test_a_bad_model_is_stopped_in_the_first_wave_by_agents_that_read_a_folder_of_pictures(tmp_path: Path) -> None:
+    write_fields(tmp_path / "pictures", 12)
+    for number, path in enumerate(sorted((tmp_path / "pictures").iterdir())):
+        for again in range(24):  # drawing takes longer than reading
+            shutil.copy(path, path.with_name(f"again-{again}-{number}.png"))
+    done = demo(tmp_path, "--bad", "--source", str(tmp_path / "pictures"))
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "demo-summary.json").read_text())
     assert [step["name"] for step in summary["steps"] if not step["passed"]] == []
-    assert len(summary["steps"]) == 13
+    assert len(summary["steps"]) == 10
+    assert all(agent["fields"] >= 40 and agent["truth"] is None for agent in summary["agents"])
     assert summary["loop"]["rollout_state"] == "aborted"
     assert summary["loop"]["release_digest"] not in summary["loop"]["reported"].values()
 

@@ -85,3 +85,10 @@ def test_a_folder_that_cannot_be_made_is_said_and_fails(tmp_path: Path, capsys: 
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert main(["--out", str(tmp_path / "file" / "pictures")]) == 1
     assert "file" in capsys.readouterr().err
+
+
+def test_a_folder_of_fields_can_be_made_to_be_read(tmp_path: Path) -> None:
+    assert main(["--fields", "2", "--out", str(tmp_path / "fields")]) == 0
+    first, second = sorted((tmp_path / "fields").iterdir())
+    assert first.suffix == second.suffix == ".png"
+    assert first.read_bytes() != second.read_bytes()
