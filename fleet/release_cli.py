@@ -133,17 +133,18 @@ def factory(
     with _told():
         finish_replacement(folder)
         trust = read_trust(folder / TRUST_NAME)
-        chain = check_trust(trust)
-        package = make_package(bundle)
-        if not chain.releases:
-            trust = _first_release(folder, trust, package)
-        elif (known := _newest_of(chain, package.bundle.digest)) is None:
-            raise BundleRefused(
-                f"{bundle} is not among the releases that {folder / TRUST_NAME} names; release it first: "
-                "ahs-fleet release create"
-            )
-        else:
+        if releases_of(trust):
+            chain = _of_one_moment(trust)
+            package = make_package(bundle)
+            if (known := _newest_of(chain, package.bundle.digest)) is None:
+                raise BundleRefused(
+                    f"{bundle} is not among the releases that {folder / TRUST_NAME} names; release it first: "
+                    "ahs-fleet release create"
+                )
             check_archive(trust, known, package.archive)
+        else:
+            package = make_package(bundle)
+            trust = _first_release(folder, trust, package)
         write_kit(kit, trust, package.archive)
     manifest = package.bundle.manifest
     _tell(f"{kit}: {manifest.name} {manifest.version} with its signed documents")
@@ -316,6 +317,18 @@ def _tell(text: str) -> None:
     err.print(text, highlight=False, soft_wrap=True)
 
 
+def _of_one_moment(trust: Trust) -> Chain:
+    """The documents as a device verifies them; after a key was replaced the cloud must have signed some anew."""
+    try:
+        return check_trust(trust)
+    except TrustInvalid as exc:
+        if len(trust.roots) == 1:
+            raise
+        raise TrustInvalid(
+            f"{exc}; a key was replaced, so give the cloud the new root: ahs-fleet keys publish"
+        ) from exc
+
+
 def _first_release(folder: Path, trust: Trust, package: Package) -> Trust:
     now = datetime.now(UTC)
     target = package.describe(1, now)
@@ -327,6 +340,7 @@ def _first_release(folder: Path, trust: Trust, package: Package) -> Trust:
         timestamp_for=KIT_TIMESTAMP_FOR,
         snapshot_for=KIT_SNAPSHOT_FOR,
     )
+    check_trust(released)
     write_trust(folder / TRUST_NAME, released)
     return released
 

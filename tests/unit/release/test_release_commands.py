@@ -312,6 +312,16 @@ def test_a_replaced_key_is_published_and_releases_go_on(
     assert begun("release", "verify", "--keys", "keys").exit_code == 0
 
 
+@pytest.mark.parametrize("role", ["release", "online"])
+def test_a_kit_waits_for_the_cloud_to_know_the_new_key(begun: Command, tmp_path: Path, role: str) -> None:
+    assert begun("keys", "replace", role).exit_code == 0
+    before = (tmp_path / "factory" / "trust.json").read_bytes()
+    refused = begun("factory", "--bundle", "factory/bundle.zip")
+    assert refused.exit_code == 1
+    assert "ahs-fleet keys publish" in refused.stderr
+    assert (tmp_path / "factory" / "trust.json").read_bytes() == before
+
+
 def test_without_the_root_key_no_key_is_replaced(begun: Command, tmp_path: Path) -> None:
     (tmp_path / "keys" / ROOT_KEY).unlink()
     before = (tmp_path / "keys" / ONLINE_KEY).read_bytes()
