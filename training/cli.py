@@ -104,16 +104,34 @@ def calibrate(recipe: RecipeOption, work: FolderOption = None, cache: CacheOptio
 def pack(
     recipe: RecipeOption,
     out: Annotated[Path, typer.Option(help="folder of the bundle, e.g. models/zoo/edge-1.0.0")],
+    evaluation: Annotated[Path | None, typer.Option(help="of a bundle of the same parts, for the card")] = None,
     work: FolderOption = None,
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
     """Measure the parts, write golden inputs and card, and pack the bundle if it passes its own self-test."""
     with told():
         chosen = load_recipe(recipe)
+        from training.evaluation.run import read_evaluation
         from training.pack import pack_bundle
 
-        bundle = pack_bundle(chosen, work or Path("runs") / f"bundle-{chosen.name}", out, cache)
+        said = None if evaluation is None else read_evaluation(evaluation)
+        bundle = pack_bundle(chosen, work or Path("runs") / f"bundle-{chosen.name}", out, cache, said)
         console.print(f"{out}: {bundle.digest}, {sum(len(f) for f in bundle.files.values()) / 1e6:.2f} MB")
+
+
+@app.command()
+def card(
+    bundle: Annotated[Path, typer.Option(help="bundle whose card is written")],
+    evaluation: Annotated[Path, typer.Option(help="document that `evaluate --all --out` has written of it")],
+    out: Annotated[Path, typer.Option(help="folder of the bundle with the new card")],
+) -> None:
+    """Put an evaluation onto a bundle's card: intervals, slices, shifts. Networks, head and golden inputs stay."""
+    with told():
+        from training.evaluation.card import write_with_evaluation
+        from training.evaluation.run import read_evaluation
+
+        done = write_with_evaluation(read_bundle(bundle), read_evaluation(evaluation), out)
+        console.print(f"{out}: {done.digest}", soft_wrap=True)
 
 
 @app.command()

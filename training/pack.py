@@ -13,6 +13,7 @@ import csv
 import json
 import logging
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from training.evaluate import (
     evaluate_generated,
     evaluate_typed_fields,
 )
+from training.evaluation.card import check_same_parts, intervals_for_manifest, with_evaluation
 from training.recipe import BundleRecipe
 
 log = logging.getLogger(__name__)
@@ -52,15 +54,27 @@ FIELD_SETS = ("val", "val_clean", "test", "test_clean")
 REPORT_NAME = "report.json"
 
 
-def pack_bundle(recipe: BundleRecipe, folder: Path, target: Path, cache: Path) -> Bundle:
+def pack_bundle(
+    recipe: BundleRecipe, folder: Path, target: Path, cache: Path, evaluation: Mapping[str, Any] | None = None
+) -> Bundle:
     """Pack the parts of a work folder into a bundle at `target`.
+
+    Args:
+        recipe: what it is made of.
+        folder: work folder.
+        target: where it goes.
+        cache: of generated fields.
+        evaluation: of a bundle of the same parts, for the card.
 
     Raises:
         TrainingError: a part is missing; run `export` and `calibrate` first.
+        DataError: the evaluation is of other parts.
         ParityError: the finished bundle fails its own self-test.
         GoldenError: the reference misses the generator's truth.
     """
     files, calibration = _parts(folder)
+    if evaluation is not None:
+        check_same_parts(evaluation, files)
     parts = torch_parts(recipe)
     fields = _manifest_fields(recipe, parts, calibration)
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,8 +94,11 @@ def pack_bundle(recipe: BundleRecipe, folder: Path, target: Path, cache: Path) -
         if recipe.detector.int8 and recipe.calibration.dataset is not None:
             report["fp32_val_clean"] = _fp32_figures(recipe, draft, folder)
         (folder / REPORT_NAME).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        fields["provenance"] |= {"metrics": _metrics(report)}
-        card = write_card(recipe, report, [DataSource(**s) for s in fields["provenance"]["trained_on"]])
+        metrics, card = _metrics(report), write_card(recipe, report, sources_of(fields))
+        if evaluation is not None:
+            metrics |= intervals_for_manifest(evaluation)
+            card = with_evaluation(card, evaluation)
+        fields["provenance"] |= {"metrics": metrics}
         done = {**files, **golden, CARD_NAME: card.encode()}
         proof = run_self_test(Pipeline(write_bundle(Path(scratch) / "final", fields, done)))
         for check in proof.checks:
@@ -90,6 +107,11 @@ def pack_bundle(recipe: BundleRecipe, folder: Path, target: Path, cache: Path) -
             raise ParityError(f"the bundle fails its own self-test: {[asdict(c) for c in proof.failures]}")
     write_bundle(target, fields, done)
     return read_bundle(target)
+
+
+def sources_of(fields: dict[str, Any]) -> list[DataSource]:
+    """What a manifest says that the weights learned from."""
+    return [DataSource(**source) for source in fields["provenance"]["trained_on"]]
 
 
 def _parts(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:

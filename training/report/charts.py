@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, isfinite, log10
+from math import isfinite
 
 from markupsafe import Markup
+
+from training.charts import ticks
 
 WIDTH, HEIGHT = 420, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 42
@@ -189,18 +191,6 @@ def _legend(series: Sequence[Series]) -> Markup:
 def _svg(title: str, width: int, height: int, body: Sequence[str]) -> str:
     head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
     return head + "".join(body) + "</svg>"
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Round values that divide a range into four to six parts."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / 5
-    power = 10.0 ** floor(log10(rough))
-    step = next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= rough * 0.999)
-    first = ceil(low / step - 1e-9)
-    last = floor(high / step + 1e-9)
-    return [n * step for n in range(first, last + 1)]
 
 
 def tick_text(value: float) -> str:

@@ -15,9 +15,10 @@ pytest.importorskip("faster_coco_eval")
 from models.bundle import read_bundle, write_bundle
 from tests.fakes.chromium import DESK, SMALL_TARGETS, TABLET, UNNAMED, chromium
 from tests.unit.training.small_sets import EDGE_BUNDLE
+from training.charts import ticks
 from training.cli import app
 from training.errors import DataError
-from training.report.charts import Axes, Bar, Series, around, bar_chart, line_chart, matrix, ticks
+from training.report.charts import Axes, Bar, Series, around, bar_chart, line_chart, matrix
 from training.report.curves import read_run, run_charts
 from training.report.pictures import load
 
