@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 480, 260
+WIDTH, HEIGHT = 400, 236
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#4a5664")
 _TEXT = 'font-size="12" fill="var(--ink-soft)" font-family="var(--font)"'
@@ -21,7 +21,8 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     rough = (high - low) / about
     power = 10 ** np.floor(np.log10(rough))
     step = float(min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(s - rough)))
-    return [float(v) for v in np.arange(np.ceil(low / step) * step, high + step * 1e-6, step)]
+    first, last = int(np.ceil(low / step - 1e-6)), int(np.floor(high / step + 1e-6))
+    return [float(round(n * step, 10)) for n in range(first, last + 1)]
 
 
 def histogram(

@@ -23,6 +23,8 @@ from training.data.near_copies import MAX_BITS, MIN_LIKENESS, agreement
 from training.data.places import find_set, roots
 from training.data.sources import load_sources
 from training.data.splitting import leaks_of, parse_shares, split_by_group, with_groups, with_splits
+from training.data.statistics import statistics_of
+from training.data.statistics_page import statistics_page
 from training.errors import DataError
 from training.terminal import console, told
 
@@ -180,6 +182,27 @@ def split(
         for name, count in report.splits.items():
             cells = ", ".join(f"{cls} {n}" for cls, n in sorted(report.cells[name].items()))
             console.print(f"{name}: {count} pictures; {cells}", soft_wrap=True)
+
+
+@data_app.command()
+def stats(
+    dataset: SetArgument,
+    out: Annotated[Path, typer.Option(help="folder for index.html")],
+    source: FromOption = None,
+    examples: Annotated[int, typer.Option(min=0, max=60, help="pictures to show")] = 9,
+    seed: Annotated[int, typer.Option(min=0, help="decides which pictures are shown")] = 0,
+) -> None:
+    """Show a data set on one page: counts, sizes, light and stain, fields with their boxes."""
+    with told():
+        data = _sound(dataset, source)
+        with _Bar("pictures") as bar:
+            found = statistics_of(data, progress=bar.update)
+        out.mkdir(parents=True, exist_ok=True)
+        page = out / "index.html"
+        page.write_text(
+            statistics_page(Path(dataset).name, data, found, examples=examples, seed=seed), encoding="utf-8"
+        )
+        console.print(f"{page}", soft_wrap=True)
 
 
 def _pairs(options: list[str] | None) -> dict[str, str]:

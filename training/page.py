@@ -46,7 +46,7 @@ def page(title: str, lead: str, sections: Iterable[str]) -> str:
 </head>
 <body>
 <main class="main"><div class="report">
-<header><h1>{escape(title)}</h1><p class="soft">{escape(lead)}</p></header>
+<header><h1>{escape(title)}</h1><p class="soft">{escape(lead)}</p><p><b>{LABEL}</b></p></header>
 {"".join(sections)}
 </div></main>
 <footer class="foot"><b>{LABEL}</b></footer>

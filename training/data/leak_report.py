@@ -45,14 +45,15 @@ def _cells(report: LeakReport) -> tuple[list[str], list[list[object]]]:
 
 def _agreement(found: Agreement) -> list[tuple[str, object]]:
     return [
-        ("pairs in both", found.both),
-        ("pairs only found", found.only_found),
-        ("pairs only given", found.only_given),
-        ("found pairs that are given (precision)", _percent(found.precision)),
-        ("given pairs that are found (recall)", _percent(found.recall)),
+        ("in both", found.both),
+        ("only found", found.only_found),
+        ("only given", found.only_given),
+        ("found that are given (precision)", _percent(found.precision)),
+        ("given that are found (recall)", _percent(found.recall)),
     ]
 
 
+_PAIRS_HEAD = ("pairs of pictures", "number or share")
 _BETWEEN_HEAD = ("pictures of", "with a near-copy in", "groups", "pictures", "share")
 
 
@@ -62,7 +63,7 @@ def as_markdown(name: str, report: LeakReport, found: Agreement | None = None) -
     parts = [f"# {name}: leaks between splits", summary(report), f"*{LABEL}*", _lines(head, rows)]
     parts += ["## Between splits", _lines(_BETWEEN_HEAD, _between(report))]
     if found is not None:
-        parts += ["## Found groups and given groups", _lines(("", "value"), _agreement(found))]
+        parts += ["## Found groups and given groups", _lines(_PAIRS_HEAD, _agreement(found))]
     if report.leaks:
         rows = [[leak.group, _where(leak.pictures)] for leak in report.leaks]
         parts += ["## Groups that span splits", _lines(("group", "pictures"), rows)]
@@ -89,7 +90,9 @@ def as_page(name: str, report: LeakReport, found: Agreement | None = None) -> st
     ]
     if found is not None:
         told = "Near-copies as found here, beside the groups that the data set names, pair by pair of pictures."
-        sections.append(section("Found groups and given groups", paragraph(told), table(("", ""), _agreement(found))))
+        sections.append(
+            section("Found groups and given groups", paragraph(told), table(_PAIRS_HEAD, _agreement(found)))
+        )
     if report.leaks:
         shown = [(leak.group, _where(leak.pictures)) for leak in report.leaks[:SHOWN]]
         rest = len(report.leaks) - len(shown)

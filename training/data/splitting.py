@@ -140,4 +140,5 @@ def leaks_of(data: AnnotatedSet) -> LeakReport:
         for group, own in sorted(by_group.items())
         if len(own) > 1
     )
-    return LeakReport(Counter(p.split for p in data.pictures), cells, len(by_group), between, leaks)
+    pictures = Counter(p.split for p in data.pictures)
+    return LeakReport({s: pictures[s] for s in data.splits}, cells, len(by_group), between, leaks)

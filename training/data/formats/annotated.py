@@ -26,6 +26,8 @@ OUTSIDE_PX = 1.0
 SHOWN = 20
 """Faults that an error message names; `ahs-train data check` names all."""
 
+_USUAL_SPLITS = ("train", "val", "test")
+
 Marks = Mapping[str, Any]
 NO_MARKS: Marks = MappingProxyType({})
 
@@ -94,8 +96,9 @@ class AnnotatedSet:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits, in the order in which they first appear."""
-        return tuple(dict.fromkeys(p.split for p in self.pictures))
+        """Names of the splits: train, val and test first, then in the order in which they first appear."""
+        found = dict.fromkeys(p.split for p in self.pictures)
+        return tuple(sorted(found, key=lambda s: _USUAL_SPLITS.index(s) if s in _USUAL_SPLITS else len(_USUAL_SPLITS)))
 
 
 @dataclass(frozen=True, slots=True)
