@@ -137,9 +137,7 @@ def card(
 @app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Option(help="bundle to measure")],
-    everything: Annotated[
-        bool, typer.Option("--all", help="every set and check; the options below add nothing")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="every set and every check")] = False,
     split: Annotated[list[str] | None, typer.Option(help="val or test of the detection set; may be repeated")] = None,
     dataset: Annotated[str, typer.Option(help="detection set below AHS_DATA_DIR")] = "det_txl",
     generated: Annotated[int, typer.Option(min=0, help="measure on this many generated fields")] = 0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -321,8 +322,9 @@ def _conformal(found: Sequence[ReadCell], weights: NDArray[np.int32], nominal: f
 
 
 def _worst(cells: Sequence[ReadCell], c: _Columns) -> list[dict[str, Any]]:
-    """Wrong names first, the surest on top; then cells that were not found; then wrong ones that got no name."""
+    """Wrong names first, the surest on top; then cells that were not found, types in turns; then wrong ones unnamed."""
     rows = []
+    turn: Counter[int] = Counter()
     for i, cell in enumerate(cells):
         if c.top[i] == c.labels[i]:
             continue
@@ -335,6 +337,8 @@ def _worst(cells: Sequence[ReadCell], c: _Columns) -> list[dict[str, Any]]:
             "probability": None if missed else round(float(c.chances[i].max()), 4),
             "named": bool(c.named[i]),
         }
-        rows.append(((not c.named[i], not missed, -float(c.chances[i].max()), cell.file), row))
+        turn[cell.label] += missed
+        rank = turn[cell.label] if missed else -float(c.chances[i].max())
+        rows.append(((not c.named[i], not missed, rank, cell.file), row))
     rows.sort(key=lambda pair: pair[0])
     return [row for _, row in rows[:WORST_CELLS]]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from training.charts import ticks
 
 WIDTH, HEIGHT = 420, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 12, 42
 ROW_PX = 24
 LETTER_PX = 6.8
 FIGURE_PX = 172
@@ -220,7 +220,7 @@ def matrix(rows: Sequence[Sequence[int]], names: Sequence[str], columns: Sequenc
         for k, count in enumerate(row):
             share = count / total if total else 0.0
             right = " m-right" if k == number else ""
-            shade = f"m{min(9, round(share * 9)) if count else 0}"
+            shade = f"m{min(9, max(1, round(share * 9))) if count else 0}"
             words = f"{count} of {total}: {100 * share:.1f} %" if total else "none"
             shown = Markup("<b>{}</b><small>{:.0f} %</small>").format(count, 100 * share) if count else Markup("·")
             cells.append(Markup('<td class="{}" title="{}">{}</td>').format(shade + right, words, shown))

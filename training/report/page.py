@@ -27,6 +27,7 @@ TYPES = tuple(kind.value for kind in WhiteCellType)
 RECALLS = [i / 100 for i in range(101)]
 LEAST_FALL = -0.05
 LEAST_DENSE_RECALL = 0.95
+RISK_TOPS = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 @dataclass(slots=True)
@@ -162,7 +163,7 @@ def _checks(document: Mapping[str, Any]) -> list[Headline]:
         words = f"{consistency['fields']} fields at .5x and 2x"
         found.append(Headline("Red cells counted", f"{100 * largest:+.1f} %", "", words, _state(consistency["within"])))
         thin = min(dense, key=lambda row: float(row["recall"]))
-        words = f"of {thin['true']} red cells in {thin['width_px']}x{thin['height_px']}"
+        words = f"of {thin['true']} red cells in {thin['width_px']}x{thin['height_px']}; 95 % wanted"
         state = _state(thin["recall"] >= LEAST_DENSE_RECALL)
         found.append(Headline("Dense field found", f"{100 * thin['recall']:.1f} %", "", words, state))
     if document["speed"] is not None:
@@ -199,8 +200,9 @@ def _sections(document: Mapping[str, Any], runs: Sequence[Run], pictures: Path |
         Section(
             "naming",
             "Naming only what is sure",
-            "From left to right more cells are named, the surest first; the mark is where the bundle stops.",
-            [_risk(cells)] if cells else [],
+            "From left to right more cells are named, the surest first, as far as cells were found; the mark is where "
+            "the bundle stops. Mind the scales: they differ.",
+            [_risk(name, said) for name, said in cells.items()],
             [t.naming(document), *_given(t.outsiders(document))],
         ),
     ]
@@ -267,17 +269,15 @@ def _reliability(name: str, said: Mapping[str, Any]) -> Markup:
     return line_chart(f"Reliability, {name} ({said['probabilities']['cells']} cells)", series, axes)
 
 
-def _risk(cells: Mapping[str, Any]) -> Markup:
-    series = []
-    for number, (name, said) in enumerate(cells.items()):
-        chosen = said["selective"]
-        series.append(Series(name, [tuple(p) for p in chosen["curve"]], 1 + number % 6, dashed=number > 2))
-        if chosen["error_accepted"]["value"] is not None:
-            point = (chosen["accepted"]["value"], chosen["error_accepted"]["value"])
-            series.append(Series("", [point], 1 + number % 6, marked=True))
-    highest = max((y for s in series for _, y in s.points), default=0.1)
-    axes = Axes("share of the cells named", "share of wrong names", y_range=(0.0, max(0.05, min(1.0, 1.1 * highest))))
-    return line_chart("Risk and coverage", series, axes)
+def _risk(name: str, said: Mapping[str, Any]) -> Markup:
+    chosen = said["selective"]
+    series = [Series("", [tuple(p) for p in chosen["curve"]], 2)]
+    if chosen["error_accepted"]["value"] is not None:
+        series.append(Series("", [(chosen["accepted"]["value"], chosen["error_accepted"]["value"])], 1, marked=True))
+    highest = max((y for s in series for _, y in s.points), default=0.0)
+    top = next((t for t in RISK_TOPS if t >= 1.05 * highest), 1.0)
+    axes = Axes("share of the cells named", "share of wrong names", y_range=(0.0, top))
+    return line_chart(f"Risk and coverage, {name}", series, axes)
 
 
 def _errors(document: Mapping[str, Any], root: Path) -> Section:

@@ -163,3 +163,9 @@ def test_the_page_is_whole_in_light_and_dark_at_the_desk_and_on_a_tablet(
         turned = watched.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (turned == "rgb(255, 255, 255)") == (scheme == "dark")
         assert watched.troubles == []
+
+
+def test_a_single_wrong_name_is_shaded_like_something() -> None:
+    drawn = matrix([[199, 1], [0, 3]], ["a", "b"], ["a", "b"], "x")
+    assert drawn.count('class="m1"') == 1
+    assert drawn.count('class="m0"') == 1
