@@ -20,6 +20,7 @@ from training.data.formats.registry import Format, read_set, write_set
 from training.data.grouping import found_groups, given_groups
 from training.data.leak_report import summary, write_leaks
 from training.data.near_copies import MAX_BITS, MIN_LIKENESS, agreement
+from training.data.pinned import as_pinned, load_pins
 from training.data.places import find_set, roots
 from training.data.sources import load_sources
 from training.data.splitting import leaks_of, parse_shares, split_by_group, with_groups, with_splits
@@ -99,6 +100,10 @@ def check(
             check_set(data, faults, known=(*KNOWN_CLASSES, *(allow or ())), progress=bar.update)
         _list(faults)
         _count(data, faults)
+        if not faults.grave and dataset in load_sources().sets:
+            pins = load_pins(dataset)
+            same, others = as_pinned(pins, [p.path for p in data.pictures])
+            console.print(f"as pinned: {same} of {len(pins.by_key)} pictures; {others} others", soft_wrap=True)
     if faults.grave:
         raise typer.Exit(1)
 

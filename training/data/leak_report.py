@@ -20,9 +20,11 @@ def _percent(value: float | None) -> str:
 def summary(report: LeakReport) -> str:
     """One sentence."""
     pictures = sum(report.splits.values())
+    counts = f"{pictures} pictures in {report.groups} groups"
+    if len(report.splits) < 2:
+        return f"There is one split, so nothing can cross: {counts}, {pictures - report.groups} of them near-copies."
     if not report.leaks:
-        counts = f"{pictures} pictures, {report.groups} groups, {len(report.splits)} splits"
-        return f"No near-copy crosses the splits: {counts}."
+        return f"No near-copy crosses the splits: {counts}, {len(report.splits)} splits."
     return f"{len(report.leaks)} of {report.groups} groups have pictures in more than one split ({pictures} pictures)."
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from models.bundle.manifest import CellClass
 from models.runtime.imaging import read_image
+from models.runtime.results import ImageRGB
 from training.data.archives import git_blob
 from training.data.near_copies import fingerprint
 from training.errors import DataError
@@ -95,6 +96,29 @@ def _pin(line: str) -> tuple[str, Pin]:
 def listing_sha256(blobs: Iterable[str]) -> str:
     """One hash over the contents of all pictures, whatever they are called."""
     return hashlib.sha256("".join(f"{blob}\n" for blob in sorted(blobs)).encode("ascii")).hexdigest()
+
+
+def as_pinned(pins: Pins, paths: Iterable[Path]) -> tuple[int, int]:
+    """How many pinned pictures are among these files, and how many files are not pinned.
+
+    Raises:
+        ImageError: a picture that is known by its look cannot be decoded.
+    """
+    seen: set[str] = set()
+    others = 0
+    for path in paths:
+        key = path.stem if pins.by_look else git_blob(path.read_bytes())[:KEY_DIGITS]
+        pin = pins.by_key.get(key)
+        if pin is None or (pin.look is not None and not looks_alike(read_image(path), pin.look)):
+            others += 1
+        else:
+            seen.add(key)
+    return len(seen), others
+
+
+def looks_alike(image: ImageRGB, look: int) -> bool:
+    """Whether a picture is the one that was pinned by its look, however it is encoded."""
+    return (int(fingerprint(image).hashes[0]) ^ look).bit_count() <= SAME_PICTURE_BITS
 
 
 def manifest_text(name: str, folder: Path) -> str:

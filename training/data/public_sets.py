@@ -28,8 +28,7 @@ from training.data.formats.coco import coco_document, read_coco_file, write_coco
 from training.data.formats.files import copy_picture, size_of
 from training.data.formats.voc import read_voc_set
 from training.data.formats.yolo import read_yolo_set
-from training.data.near_copies import fingerprint
-from training.data.pinned import KEY_DIGITS, SAME_PICTURE_BITS, Pin, Pins, listing_sha256
+from training.data.pinned import KEY_DIGITS, Pin, Pins, listing_sha256, looks_alike
 from training.errors import DataError
 
 BOX_DECIMALS = 3
@@ -109,10 +108,9 @@ def _looks_like(content: bytes, pin: Pin) -> bool:
     if pin.look is None:
         return True
     try:
-        look = int(fingerprint(decode_image(content)).hashes[0])
+        return looks_alike(decode_image(content), pin.look)
     except ImageError:
         return False
-    return (look ^ pin.look).bit_count() <= SAME_PICTURE_BITS
 
 
 def build(name: str, archives: Members, pins: Pins, work: Path, out: Path) -> Faults:

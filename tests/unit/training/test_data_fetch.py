@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.runtime.imaging import encode_jpeg
+from models.runtime.imaging import decode_image, encode_jpeg
 from tests.fakes.file_server import FileServer, serving
 from training.cli import app
 from training.data.archives import git_blob, members
@@ -21,7 +21,8 @@ from training.data.coco import read_split
 from training.data.download import Patience, Progress
 from training.data.fetch import fetch, forget_archives, is_fetched
 from training.data.generated import generated_example
-from training.data.pinned import FOLDER, KEY_DIGITS, Pin, Pins, listing_sha256, load_pins, manifest_text
+from training.data.near_copies import fingerprint
+from training.data.pinned import FOLDER, KEY_DIGITS, Pin, Pins, as_pinned, listing_sha256, load_pins, manifest_text
 from training.data.places import data_root, fetched_root
 from training.data.public_sets import BUILDERS
 from training.data.sources import Sources, load_sources
@@ -111,6 +112,17 @@ def test_a_cut_download_goes_on_and_the_set_is_made(server: FileServer, pins: Pi
     server.cut_at = [5_000]
     assert is_fetched(got(server, pins).name)
     assert server.asked[1][0] == "bytes=5000-"
+
+
+def test_a_set_is_compared_with_what_is_pinned(server: FileServer, pins: Pins) -> None:
+    paths = sorted((got(server, pins) / "images").rglob("*.jpg"))
+    assert as_pinned(pins, paths) == (6, 0)
+    paths[0].write_bytes(picture(1))
+    assert as_pinned(pins, paths) == (5, 1)
+    look = int(fingerprint(decode_image(picture(2))).hashes[0])
+    by_look = Pins("wbc_site_b", "", {paths[0].stem: Pin((1,), "", "", look), paths[1].stem: Pin((1,), "", "", look)})
+    paths[0].write_bytes(encode_jpeg(decode_image(picture(2)), 60))
+    assert as_pinned(by_look, paths[:2]) == (1, 1)
 
 
 Change = Callable[[dict[str, bytes]], object]

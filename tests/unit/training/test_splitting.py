@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.training.annotated_sets import CLASSES, annotated
 from training.data.formats.annotated import AnnotatedSet, Picture
-from training.data.leak_report import as_markdown, as_page
+from training.data.leak_report import as_markdown, as_page, summary
 from training.data.near_copies import Agreement
 from training.data.splitting import leaks_of, parse_shares, split_by_group, with_groups, with_splits
 from training.errors import DataError
@@ -106,3 +106,10 @@ def test_the_report_names_the_pictures_and_is_no_html_of_theirs(leaky: Annotated
     assert "b<i>.png" not in html
     assert "Research use only" in html
     assert "Research use only" in text
+
+
+def test_one_split_is_said_to_have_nothing_to_leak_to(leaky: AnnotatedSet) -> None:
+    one = with_splits(leaky, ["train"] * len(leaky.pictures))
+    assert summary(leaks_of(one)) == (
+        "There is one split, so nothing can cross: 6 pictures in 4 groups, 2 of them near-copies."
+    )
