@@ -92,7 +92,6 @@ bench-edge: $(VENV)/.demo-installed ## from a frame to a stored result against a
 images: ## the images of edge and cloud, by buildah, podman or docker: [BASE_IMAGE=] [IMAGE_TAG=] [PIP_CONF=]
 	@docker/build.sh
 
-images-check: export AHS_IMAGES_CHECK := 1
 images-check: export AHS_REQUIRE_ALL := 1
 images-check: $(VENV)/.all-installed ## build and start the images, on a base made here (needs root, podman, debootstrap)
 	$(VENV)/bin/python -m pytest -m podman tests/integration/images $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""One box without containers: the very files of docker/ and docker-compose.yml, with paths and ports of a test."""
+"""One box without containers, with paths and ports of a test; and the images, built once for all that start them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from fleet.local.processes import Part, free_port, port_answers
+from tests.integration.images.workshop import Refused, Workshop
 
 ROOT = Path(__file__).resolve().parents[3]
 DEVICES_PORT, INSIDE_PORT = "8883", "8884"
@@ -108,3 +110,19 @@ def started_box(box: OneBox) -> OneBox:
     done = box.setup("init")
     assert done.returncode == 0, done.stderr
     return box
+
+
+@pytest.fixture(scope="session")
+def workshop() -> Iterator[Workshop]:
+    """Both images of ours, built. Left out, with the machine's own words, where it starts no container."""
+    made = Workshop(Path(tempfile.mkdtemp(prefix="ahs-images-")))
+    try:
+        try:
+            made.settle()
+            made.make_base()
+        except Refused as exc:
+            pytest.skip(str(exc))
+        made.build()
+        yield made
+    finally:
+        made.close()

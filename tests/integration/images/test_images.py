@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -315,6 +316,15 @@ def test_every_stage_is_one_make_target_of_its_name() -> None:
         assert len(commands) == 1
         assert re.match(rf"make {name}( |$)", commands[0]), commands[0]
         assert name in targets
+
+
+@pytest.mark.parametrize("stage", jenkins_stages())
+def test_make_knows_what_a_stage_would_do(stage: str) -> None:
+    (command,) = re.findall(r"sh '([^']*)'", jenkins_stages()[stage])
+    make, *rest = shlex.split(command)
+    done = subprocess.run([make, "--dry-run", *rest], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), "it would do nothing"
 
 
 def test_results_of_the_tests_are_kept_whatever_happens() -> None:
