@@ -84,7 +84,7 @@ class Composed:
 
     def stop(self) -> None:
         """Ends it, its volumes and networks too."""
-        self.compose("down", "--volumes", "--timeout", "20", check=False)
+        self.compose("down", "--volumes", "--timeout", "1", check=False)
 
     def inside(self, service: str, *command: str, variables: tuple[str, ...] = ()) -> str:
         """`docker compose exec -T` of docs/one-box.md; what the command says."""

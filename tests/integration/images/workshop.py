@@ -193,7 +193,7 @@ class Workshop:
         """Both images of ours, by the script behind `make images`."""
         self.said(
             "docker/build.sh",
-            timeout_s=900,
+            timeout_s=1500,
             variables={
                 "IMAGE_TOOL": "buildah",
                 "BASE_IMAGE": self.base,
