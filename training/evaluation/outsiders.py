@@ -83,7 +83,9 @@ def referral(outsiders: Sequence[Judgement], ordinary: Sequence[Judgement]) -> d
     for name in SCORES:
         tune_out, judge_out = _halves(outsiders, name)
         tune_in, judge_in = _halves(ordinary, name)
-        threshold = float(np.quantile(tune_in, 1 - REFERRED_ORDINARY)) if len(tune_in) else float("inf")
+        threshold = (
+            float(np.quantile(tune_in, 1 - REFERRED_ORDINARY, method="higher")) if len(tune_in) else float("inf")
+        )
         rows[name] = {
             "threshold": threshold if np.isfinite(threshold) else None,
             "chosen_on": float((tune_out > threshold).mean()) if len(tune_out) else 0.0,

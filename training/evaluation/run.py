@@ -25,10 +25,10 @@ from training.data.generated import generated_examples
 from training.data.places import data_root
 from training.errors import DataError
 from training.evaluation.fields import Step, field_set, read_examples, read_records, shifted_sets
-from training.evaluation.outsiders import outsider_pictures, read_judgements, referral
+from training.evaluation.outsiders import Judgement, outsider_pictures, read_judgements, referral
 from training.evaluation.scale import DENSE_SIZES, dense_fields, scale_consistency
 from training.evaluation.speed import machine, speed
-from training.evaluation.white import cell_pictures, cell_set, read_pictures, read_site
+from training.evaluation.white import ReadCell, cell_pictures, cell_set, read_pictures, read_site
 from training.intervals import CONFIDENCE_RATIO, RESAMPLES
 from training.shifts import SHIFTS
 
@@ -111,6 +111,7 @@ class Evaluation:
     cache: Path
     stage: Callable[[str, int], Any]
     _pipeline: Pipeline = field(init=False)
+    _single: list[ReadCell] = field(init=False, default_factory=list)
 
     def run(self) -> dict[str, Any]:
         """The whole document.
@@ -167,10 +168,7 @@ class Evaluation:
     def _white_cells(self) -> dict[str, Any]:
         plan, sets = self.plan, {}
         if plan.cells is not None:
-            pictures = cell_pictures(data_root(), plan.cells_dataset, plan.cells)
-            pictures = thinned([p for p in pictures if p.seen_by_detector not in UNSEEN], plan.limit)
-            with self.stage(f"white cells of {plan.cells_dataset} {plan.cells}", len(pictures)) as step:
-                cells = read_pictures(self._pipeline, pictures, step)
+            cells = self._ordinary(plan.cells)
             sets[f"{plan.cells_dataset} {plan.cells}"] = self._cells(cells, "near-duplicate group")
         if plan.site is not None:
             with self.stage(f"fields of {plan.site}", 0) as step:
@@ -179,7 +177,7 @@ class Evaluation:
             sets[f"{plan.site}, true boxes"] = self._cells(boxed, "slide")
         return sets
 
-    def _cells(self, cells: Any, by: str) -> dict[str, Any]:
+    def _cells(self, cells: Sequence[ReadCell], by: str) -> dict[str, Any]:
         if not cells:
             raise DataError("a set of white cells is empty; is the data set complete?")
         return cell_set(cells, self._pipeline, resamples=self.plan.resamples, seed=self.plan.seed, by=by)
@@ -188,12 +186,19 @@ class Evaluation:
         plan = self.plan
         assert plan.outsiders is not None
         strangers = outsider_pictures(data_root(), plan.outsiders)
-        ordinary = cell_pictures(data_root(), plan.cells_dataset, plan.cells or "test")
-        ordinary = thinned([p for p in ordinary if p.seen_by_detector not in UNSEEN], plan.limit)
-        with self.stage("cells that are none of the types", len(strangers) + len(ordinary)) as step:
+        with self.stage("cells that are none of the types", len(strangers)) as step:
             said = read_judgements(self._pipeline, strangers, step)
-            usual = read_judgements(self._pipeline, ordinary, step)
-        return {"dataset": plan.outsiders, **referral(said, usual)}
+        ordinary = self._ordinary(plan.cells or "test")
+        return {"dataset": plan.outsiders, **referral(said, [Judgement(cell.file, cell.said) for cell in ordinary])}
+
+    def _ordinary(self, split: str) -> list[ReadCell]:
+        """Cells of the single-cell set, read once."""
+        if not self._single:
+            pictures = cell_pictures(data_root(), self.plan.cells_dataset, split)
+            pictures = thinned([p for p in pictures if p.seen_by_detector not in UNSEEN], self.plan.limit)
+            with self.stage(f"white cells of {self.plan.cells_dataset} {split}", len(pictures)) as step:
+                self._single = read_pictures(self._pipeline, pictures, step)
+        return self._single
 
     def _shifts(self) -> dict[str, Any]:
         plan, records = self.plan, self._records(SHIFT_SPLIT)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 pytest.importorskip("faster_coco_eval")
 
+import training.evaluation
 from models.bundle import read_bundle, write_bundle
 from models.bundle.manifest import CellClass
 from models.runtime.results import CellType, Detection, FieldAnalysis
@@ -24,6 +26,7 @@ from training.metrics import TrueCells
 pytestmark = pytest.mark.torch
 
 PLAN = Plan(resamples=200)
+SCHEMA = json.loads((Path(training.evaluation.__file__).parent / "comparison_schema.json").read_text())
 
 
 def analysis(boxes: np.ndarray, *, latency_ms: float) -> FieldAnalysis:
@@ -107,6 +110,7 @@ def test_two_bundles_become_a_table_a_document_and_a_page(sets: Path, tmp_path: 
     assert said.exit_code == 0, said.output
     assert "1.0.1" in said.output
     document = json.loads(out.read_text())
+    Draft202012Validator(SCHEMA).validate(document)
     assert (document["schema"], document["b"]["version"]) == ("ahs.comparison/1", "1.0.1")
     rows = {(d["over"], d["figure"]): d for d in document["differences"]}
     assert rows[("val", "mAP50-95")]["difference"]["value"] == 0.0  # Thresholds do not enter it.
