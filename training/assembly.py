@@ -22,7 +22,7 @@ from training.data.cells import finder_of_checkpoint
 from training.data.coco import read_split
 from training.data.fields import load_example, training_records
 from training.data.generated import FieldExample, generated_examples
-from training.data.places import data_root
+from training.data.places import set_root
 from training.data.white_cells import CellExample, CellFinder, annotated_cells, generated_cells, window_spec
 from training.detector_task import load_detector, read_fields
 from training.embedder_task import load_embedder
@@ -180,7 +180,7 @@ def calibrate_parts(recipe: BundleRecipe, folder: Path, cache: Path) -> dict[str
 def _threshold_fields(recipe: BundleRecipe, cache: Path) -> list[FieldExample]:
     annotated: list[FieldExample] = []
     if recipe.calibration.dataset is not None:
-        root = data_root() / recipe.calibration.dataset
+        root = set_root(recipe.calibration.dataset)
         annotated = [load_example(r) for r in read_split(root, "val_clean")]
     return annotated + generated_examples(_held_out(recipe), cache)
 

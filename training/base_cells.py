@@ -27,7 +27,7 @@ from training.card import GENERATED as GENERATED_SOURCE
 from training.card import PBC
 from training.config import CellData, GeneratedFields
 from training.data.generated import generated_examples, generator_fingerprint
-from training.data.places import data_root
+from training.data.places import set_root
 from training.data.white_cells import (
     TYPE_INDEX,
     CellExample,
@@ -122,7 +122,7 @@ def frozen_cells(recipe: BundleRecipe, finder: CellFinder, spec: EmbedderSpec, c
     """The cells of the frozen set, in a fixed order, each with the hash of its picture."""
     fields = GeneratedFields(count=recipe.frozen_fields, first_seed=recipe.frozen_seed)
     found = [
-        FrozenCell(cell, HOME_SLICE, _file_hash(data_root() / str(recipe.cells) / cell.name))
+        FrozenCell(cell, HOME_SLICE, _file_hash(set_root(str(recipe.cells)) / cell.name))
         for cell in annotated_cells(CellData(dataset=recipe.cells), "test", finder)
         if cell.seen_by_detector not in ("train", "val")
     ]
@@ -130,7 +130,7 @@ def frozen_cells(recipe: BundleRecipe, finder: CellFinder, spec: EmbedderSpec, c
     found += [FrozenCell(c, GENERATED_SLICE, pixels[c.name]) for c in generated_cells(fields, spec, cache)]
     if recipe.outsiders is None:
         return found
-    root = data_root() / recipe.outsiders
+    root = set_root(recipe.outsiders)
     pictures = sorted(root.rglob("*.jpg"))
     if not pictures:
         raise DataError(f"{root}: there are no pictures of cells that are none of the types")
@@ -154,7 +154,7 @@ def sources_of(recipe: BundleRecipe) -> tuple[DataSource, ...]:
     generated = GENERATED_SOURCE.model_copy(update={"images": fields})
     if recipe.cells is None:
         return (generated,)
-    with (data_root() / recipe.cells / "labels.csv").open(encoding="utf-8", newline="") as stream:
+    with (set_root(recipe.cells) / "labels.csv").open(encoding="utf-8", newline="") as stream:
         count = sum(row["class"] in TYPE_INDEX for row in csv.DictReader(stream))
     return PBC.model_copy(update={"images": count}), generated
 

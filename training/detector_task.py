@@ -21,7 +21,7 @@ from training.config import DetectorConfig, DetectorNet
 from training.data.coco import read_split
 from training.data.fields import FieldBatch, FieldLoader, Shuffled, load_example, training_fields
 from training.data.generated import FieldExample, generated_examples
-from training.data.places import data_root
+from training.data.places import set_root
 from training.data.white_cells import MIN_RED_CELLS
 from training.detection_loss import detection_loss
 from training.distributed import Place
@@ -101,7 +101,7 @@ class DetectorTask:
         if place.leads:
             self._generated_val = generated_examples(config.data.generated_val, cache)
             if config.data.dataset is not None:
-                root = data_root() / config.data.dataset
+                root = set_root(config.data.dataset)
                 self._val = [load_example(r) for r in read_split(root, config.data.val_split)]
 
     def _shuffle(self, size: int) -> Shuffled:

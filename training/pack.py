@@ -32,7 +32,7 @@ from training.config import FieldData, GeneratedFields
 from training.data.coco import read_split
 from training.data.fields import load_example, training_records
 from training.data.generated import generated_examples
-from training.data.places import data_root
+from training.data.places import set_root
 from training.data.typed_fields import typed_fields
 from training.data.white_cells import TYPE_INDEX
 from training.detector_task import TorchNetwork
@@ -185,7 +185,7 @@ def measure(recipe: BundleRecipe, bundle: Bundle, cache: Path) -> dict[str, Any]
             pipeline, single_cells(dataset, "test", unseen=True)
         )
     if recipe.other_laboratory is not None:
-        fields = typed_fields(data_root() / recipe.other_laboratory / "annotations.json")
+        fields = typed_fields(set_root(recipe.other_laboratory) / "annotations.json")
         report["cells"]["another laboratory"] = evaluate_typed_fields(pipeline, fields)
     return report
 
@@ -199,18 +199,18 @@ def torch_cells_dataset(recipe: BundleRecipe) -> str | None:
 
 def evaluate_split(pipeline: Pipeline, dataset: str, split: str) -> Any:
     """Figures of a split of a detection set; `val_clean` and `test_clean` hold no near-copies of training fields."""
-    return evaluate_fields(pipeline, (load_example(r) for r in read_split(data_root() / dataset, split)))
+    return evaluate_fields(pipeline, (load_example(r) for r in read_split(set_root(dataset), split)))
 
 
 def _cell_rows(dataset: str, split: str) -> list[dict[str, str]]:
-    with (data_root() / dataset / "labels.csv").open(encoding="utf-8", newline="") as stream:
+    with (set_root(dataset) / "labels.csv").open(encoding="utf-8", newline="") as stream:
         return [row for row in csv.DictReader(stream) if row["split"] == split]
 
 
 def single_cells(dataset: str, split: str, *, unseen: bool = False) -> list[SingleCell]:
     """Single-cell pictures of a split; `unseen` leaves out those that stand in the detector's train or val data."""
     rows = [r for r in _cell_rows(dataset, split) if not (unseen and r["txl_det_split"] in ("train", "val"))]
-    root = data_root() / dataset
+    root = set_root(dataset)
     return [SingleCell(read_image(root / r["file"]), TYPE_INDEX[r["class"]]) for r in rows]
 
 

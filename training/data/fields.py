@@ -20,7 +20,7 @@ from training.augment_fields import PAD_GREY, FieldAugmenter
 from training.config import FieldData
 from training.data.coco import FieldRecord, read_split, without_groups
 from training.data.generated import FieldExample, generated_examples
-from training.data.places import data_root
+from training.data.places import set_root
 
 Batch = TypeVar("Batch")
 
@@ -54,7 +54,7 @@ def training_records(data: FieldData) -> list[FieldRecord]:
     """Annotated training fields without those whose near-copies are kept for measuring."""
     if data.dataset is None:
         return []
-    root = data_root() / data.dataset
+    root = set_root(data.dataset)
     records = read_split(root, data.train_split)
     for split in data.exclude_groups_of:
         records = without_groups(records, read_split(root, split))

@@ -62,6 +62,15 @@ def data_root() -> Path:
     return found[0]
 
 
+def set_root(name: str) -> Path:
+    """The folder of a set by its name: in the first folder that holds it, else where it would have to be.
+
+    Raises:
+        DataError: there is no folder for data at all.
+    """
+    return next((root / name for root in roots() if (root / name).is_dir()), data_root() / name)
+
+
 def find_set(name: str) -> Path:
     """A data set by path, or by its name in the first folder that holds it.
 

@@ -17,7 +17,7 @@ from models.runtime.scale import FieldReader, median_rbc_px
 from models.runtime.session import Network
 from training.config import CellData, GeneratedFields
 from training.data.generated import FieldExample, generated_examples
-from training.data.places import data_root
+from training.data.places import set_root
 from training.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def annotated_cells(data: CellData, split: str, finder: CellFinder, *, at_most: 
     """
     if data.dataset is None:
         return []
-    root = data_root() / data.dataset
+    root = set_root(data.dataset)
     table = root / "labels.csv"
     if not table.is_file():
         raise DataError(f"{table}: there is no such file; is the data set complete?")

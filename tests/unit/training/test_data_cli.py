@@ -15,7 +15,7 @@ from training.cli import app
 from training.data.formats.annotated import AnnotatedSet, Faults
 from training.data.formats.registry import Format, read_set, write_set
 from training.data.generated import generated_example
-from training.data.places import cache_folder, data_root, find_set
+from training.data.places import cache_folder, data_root, find_set, set_root
 from training.errors import DataError
 
 runner = CliRunner()
@@ -123,6 +123,9 @@ def test_data_is_looked_for_where_the_variable_says_and_then_in_the_cache(
     assert data_root() == mine
     assert find_set("det_txl") == mine / "det_txl"
     assert find_set("det_bccd") == fetched / "det_bccd"
+    assert set_root("det_txl") == mine / "det_txl"
+    assert set_root("det_bccd") == fetched / "det_bccd"
+    assert set_root("absent") == mine / "absent"
     monkeypatch.setenv("AHS_DATA_DIR", str(tmp_path / "gone"))
     with pytest.raises(DataError, match="is no folder"):
         find_set("det_txl")

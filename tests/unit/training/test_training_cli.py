@@ -47,6 +47,7 @@ def test_the_smoke_configuration_trains_without_any_data(
 
 def test_without_data_the_shipped_detector_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AHS_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     said = runner.invoke(
         app, ["train", "--config", "training/configs/edge-detector.yaml", "--out", str(tmp_path), "--no-mlflow"]
     )

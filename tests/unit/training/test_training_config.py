@@ -72,6 +72,7 @@ def test_a_recipe_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
 
 def test_without_a_data_folder_the_message_names_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AHS_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(DataError, match="AHS_DATA_DIR is not set"):
         data_root()
     monkeypatch.setenv("AHS_DATA_DIR", str(tmp_path / "gone"))
