@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.results import FloatArray, ImageRGB
+from training.augment_look import relit
 from training.config import FieldAugment
 
 PAD_GREY = 114
@@ -50,6 +51,7 @@ class FieldAugmenter:
             filter_invalid_bboxes=True,
         )
         self._transform = alb.Compose(steps, bbox_params=boxes)
+        self._look = config.look
         self._noise_probability = config.noise_probability
         # Drawing noise afresh costs more than everything else together: each field takes a random piece of a tile.
         tile = np.random.default_rng(0).normal(0, NOISE_TILE_SIGMA, (NOISE_TILE_PX, NOISE_TILE_PX, 3))
@@ -69,9 +71,12 @@ class FieldAugmenter:
         Returns:
             The new image, the boxes still visible in it (pixels of the new image), their labels.
         """
+        rng = np.random.default_rng(seed)
+        if self._look is not None and rng.random() < self._look.probability:
+            image = relit(image, rng, self._look)
         self._transform.set_random_seed(seed)
         out = self._transform(image=image, bboxes=boxes, labels=labels)
-        noisy = self._with_noise(np.ascontiguousarray(out["image"]), np.random.default_rng(seed))
+        noisy = self._with_noise(np.ascontiguousarray(out["image"]), rng)
         kept = np.asarray(out["bboxes"], np.float32).reshape(-1, 4)
         return noisy, kept, np.asarray(out["labels"], np.int64).reshape(-1)
 

@@ -113,6 +113,21 @@ class DetectorLoss(Part):
     dfl: float = Field(0.5, ge=0)
 
 
+class FieldLook(Part):
+    """How far a training field may look like another laboratory's."""
+
+    probability: float = Field(0.5, ge=0, le=1, description="share of the fields that are changed at all")
+    stain_probability: float = Field(0.7, ge=0, le=1)
+    light_probability: float = Field(0.6, ge=0, le=1)
+    defocus_probability: float = Field(0.3, ge=0, le=1)
+    density_mix: float = Field(0.25, ge=0, le=1, description="largest mix between the optical densities of channels")
+    cast: float = Field(0.25, ge=0, le=1, description="largest change of a channel's gain")
+    haze: float = Field(0.4, ge=0, le=1, description="largest share of white veil")
+    min_contrast: float = Field(0.35, gt=0, le=1)
+    vignette: float = Field(0.5, ge=0, le=1, description="largest loss of light in the corners, and slope across")
+    defocus_ratio: float = Field(0.6, ge=0, le=5, description="largest sigma, per cent of the field's longer side")
+
+
 class FieldAugment(Part):
     """What happens to a training field."""
 
@@ -124,6 +139,7 @@ class FieldAugment(Part):
     blur_probability: float = Field(0.2, ge=0, le=1)
     noise_probability: float = Field(0.2, ge=0, le=1)
     min_visible_ratio: float = Field(0.25, gt=0, le=1, description="a box cut to less than this is dropped")
+    look: FieldLook | None = Field(None, description="null: the laboratory's own look with small changes of colour")
 
 
 class CellAugment(Part):
@@ -149,7 +165,7 @@ class RunConfig(Part):
     optimiser: Optimiser = Optimiser()
     validate_every: int = Field(2, ge=1, description="epochs between validations; the last epoch is always validated")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 pays on GPUs and CPUs with AMX only")
-    init_from: Path | None = Field(None, description="checkpoint whose averaged weights are the start")
+    init_from: Path | None = Field(None, description="checkpoint whose averaged weights are the start, or a bundle with an fp32 detector")
 
     @property
     def epochs(self) -> int:

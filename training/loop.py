@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.nets.hema_net import HemaNet
 from training.checkpoint import (
     AveragedModel,
     config_fingerprint,
@@ -29,9 +30,12 @@ from training.checkpoint import (
 from training.config import AnyConfig, Optimiser
 from training.distributed import Place
 from training.errors import CheckpointError, NonFiniteLossError
+from training.from_bundle import load_folded, unfold
 from training.tracking import Tracker
 
 LAST_NAME, BEST_NAME, BAD_BATCH_NAME = "last.pt", "best.pt", "bad_batch.pt"
+STATISTICS_BATCHES = 12
+"""Batches from which a bundle's folded normalisations get their statistics back."""
 
 
 class Task(Protocol):
@@ -104,7 +108,7 @@ class Trainer:
         seed_everything(self._config.seed)
         model = self._task.build()
         if self._config.init_from is not None:
-            model.load_state_dict(load_checkpoint(self._config.init_from)["averaged"])
+            self._begin_from(model, self._config.init_from)
         model = model.to(self._place.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         seed_everything(self._config.seed + 1 + self._place.rank)
         wrapped: nn.Module = DistributedDataParallel(model) if self._place.world > 1 else model
@@ -113,6 +117,15 @@ class Trainer:
         steps = [self._task.steps(epoch) for epoch in range(self._config.epochs)]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, Rate(steps, options))
         return RunState(model, wrapped, AveragedModel(model, options.ema_decay), optimiser, schedule)
+
+    def _begin_from(self, model: nn.Module, source: Path) -> None:
+        if not source.is_dir():
+            model.load_state_dict(load_checkpoint(source)["averaged"])
+            return
+        if not isinstance(model, HemaNet):
+            raise CheckpointError(f"{source}: only a detector begins from a bundle; name a checkpoint")
+        load_folded(model, source)
+        unfold(model, (batch.images for batch in itertools.islice(self._task.batches(0), STATISTICS_BATCHES)))
 
     def _continue(self, state: RunState) -> None:
         path = self._folder / LAST_NAME
