@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 CORE_VENV ?= .venv-core
+PEERS_VENV ?= .venv-peers
 PYTEST_ARGS ?=
 CONFIG ?= training/configs/edge-detector.yaml
 OUT ?= results.json
@@ -12,7 +13,7 @@ DEPENDS = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-check test test-core lint check format train infer api openapi bench-edge images images-check docs-pictures docs-index clean distclean
+.PHONY: help demo demo-check test test-core lint check format train infer api openapi bench-edge bench-models images images-check docs-pictures docs-index clean distclean
 
 help: ## this list
 	@echo "Automated Hematology System: research use only"
@@ -88,6 +89,14 @@ openapi: $(VENV)/.demo-installed ## write docs/openapi.json
 
 bench-edge: $(VENV)/.demo-installed ## from a frame to a stored result against a bare loop; writes docs/benchmarks/edge.md
 	$(VENV)/bin/python -m benchmarks.bench_edge --write docs/benchmarks/edge.md $(BENCH_ARGS)
+
+$(PEERS_VENV)/.installed: benchmarks/peers/requirements.txt
+	"$(PYTHON)" -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-models: $(PEERS_VENV)/.installed ## our detector beside YOLO11n and Faster R-CNN, in an environment of their own; writes docs/benchmarks/models.md
+	PYTHONPATH=. $(PEERS_VENV)/bin/python -m benchmarks.bench_models --write docs/benchmarks/models.md $(BENCH_ARGS)
 
 images: ## the images of edge and cloud, by buildah, podman or docker: [BASE_IMAGE=] [IMAGE_TAG=] [PIP_CONF=]
 	@docker/build.sh

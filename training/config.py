@@ -165,7 +165,9 @@ class RunConfig(Part):
     optimiser: Optimiser = Optimiser()
     validate_every: int = Field(2, ge=1, description="epochs between validations; the last epoch is always validated")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 pays on GPUs and CPUs with AMX only")
-    init_from: Path | None = Field(None, description="checkpoint whose averaged weights are the start, or a bundle with an fp32 detector")
+    init_from: Path | None = Field(
+        None, description="checkpoint whose averaged weights are the start, or a bundle with an fp32 detector"
+    )
 
     @property
     def epochs(self) -> int:

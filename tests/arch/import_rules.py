@@ -17,7 +17,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "paho": ("edge_agent/uplink/bus_paho.py", "cloud/ingest/bus_paho.py"),
     "cv2": ("models/runtime/imaging.py", "models/synthetic/*", "edge_agent/capture/*", "training/*"),
     "onnxruntime": ("models/runtime/session.py", "training/export.py"),
-    "onnx": ("training/export.py",),
+    "onnx": ("training/export.py", "training/from_bundle.py"),
     "sqlite3": ("edge_agent/store/*_sqlite.py",),
     "aiosqlite": ("cloud/storage/*",),
     "psycopg": ("cloud/storage/*",),

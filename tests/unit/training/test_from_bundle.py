@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnx")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch")
 
+import models.zoo
 from models.bundle import read_bundle
 from models.bundle.manifest import DETECTOR_NAME
 from models.nets.hema_net import FlipEnsemble, HemaNet, HemaNetShape
 from models.runtime.session import Session
-import models.zoo
 from training.errors import CheckpointError
 from training.from_bundle import load_folded, unfold
 
