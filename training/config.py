@@ -88,10 +88,18 @@ class Stage(Part):
     generated: bool = Field(True, description="whether generated pictures are mixed in")
 
 
+class EarlyStop(Part):
+    """When a run ends before its last epoch."""
+
+    patience: int = Field(ge=1, description="validations in a row without a better score")
+    least_gain: float = Field(0.0, ge=0, description="a score counts as better from this much on")
+
+
 class Optimiser(Part):
-    """AdamW with a linear warm-up and one cosine over all stages."""
+    """AdamW with a linear warm-up and one schedule over all stages."""
 
     learning_rate: float = Field(3e-3, gt=0, le=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     final_ratio: float = Field(0.01, ge=0, le=1, description="last learning rate over the first")
     weight_decay: float = Field(0.03, ge=0, le=1)
     warmup_steps: int = Field(100, ge=0)
@@ -164,7 +172,10 @@ class RunConfig(Part):
     stages: tuple[Stage, ...] = Field(min_length=1)
     optimiser: Optimiser = Optimiser()
     validate_every: int = Field(2, ge=1, description="epochs between validations; the last epoch is always validated")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 pays on GPUs and CPUs with AMX only")
+    early_stop: EarlyStop | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="bf16 pays on GPUs and CPUs with AMX only; fp16, with scaled gradients, on GPUs only"
+    )
     init_from: Path | None = Field(
         None, description="checkpoint whose averaged weights are the start, or a bundle with an fp32 detector"
     )

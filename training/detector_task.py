@@ -13,23 +13,28 @@ from torch import Tensor, nn
 from models.bundle.manifest import CellClass, DetectorSpec
 from models.nets.hema_net import HemaNet, HemaNetShape
 from models.runtime.detector import Candidates
-from models.runtime.results import FloatArray
+from models.runtime.results import FloatArray, ImageRGB
 from models.runtime.scale import FieldReader
 from training.augment_fields import PAD_GREY, FieldAugmenter
 from training.checkpoint import load_checkpoint
 from training.config import DetectorConfig, DetectorNet
 from training.data.coco import read_split
-from training.data.fields import FieldBatch, FieldLoader, Shuffled, load_example, training_fields
-from training.data.generated import FieldExample, generated_examples
+from training.data.fields import FieldBatch, FieldLoader, Shuffled, load_example, training_fields, training_records
+from training.data.generated import FieldExample, generated_examples, generator_fingerprint
+from training.data.hashes import set_hash
 from training.data.places import set_root
 from training.data.white_cells import MIN_RED_CELLS
 from training.detection_loss import detection_loss
 from training.distributed import Place
 from training.errors import CheckpointError
 from training.metrics import TrueCells, coco_map, rank
+from training.samples import field_picture
 
 PROVISIONAL_THRESHOLD = 0.3
 """Threshold of every class until `calibrate` has measured them."""
+
+SAMPLE_FIELDS = 6
+"""Validation fields that are drawn at the end of a run; of generated ones half as many."""
 
 
 def build_detector(net: DetectorNet) -> HemaNet:
@@ -132,6 +137,34 @@ class DetectorTask:
             bins=net.reg_bins,
             config=self._config.loss,
         )
+
+    def data_hashes(self) -> dict[str, str]:
+        """Of the training fields that are used, of the validation fields, and of the generator."""
+        data = self._config.data
+        said = {"generator": generator_fingerprint()}
+        if data.dataset is not None:
+            root = set_root(data.dataset)
+            said[data.train_split] = set_hash(
+                root / f"{data.train_split}.json", (r.path for r in training_records(data))
+            )
+            val = read_split(root, data.val_split)
+            said[data.val_split] = set_hash(root / f"{data.val_split}.json", (r.path for r in val))
+        return said
+
+    def samples(self, model: nn.Module) -> dict[str, ImageRGB]:
+        """Validation fields with truth and findings drawn in."""
+        spec = detector_spec(self._config.stages[-1].input_px, self._config.net)
+        reader = FieldReader(TorchNetwork(model), spec, MIN_RED_CELLS)
+        shown = [*self._val[:SAMPLE_FIELDS], *self._generated_val[: SAMPLE_FIELDS // 2]]
+        return {
+            f"field-{number}": field_picture(
+                example.image,
+                TrueCells(example.boxes, example.labels),
+                reader.read(example.image).found,
+                threshold=PROVISIONAL_THRESHOLD,
+            )
+            for number, example in enumerate(shown)
+        }
 
     def validate(self, model: nn.Module, epoch: int) -> dict[str, float]:
         """mAP on the validation fields, F1 on generated ones; `score` is mAP50 + mAP50-95, halved."""

@@ -13,14 +13,31 @@ from torch.nn import functional as fn
 
 from models.bundle.manifest import WhiteCellType
 from models.nets.embedder import CellClassifier, CellEmbedder, EmbedderShape
+from models.runtime.imaging import crop_cell
+from models.runtime.results import ImageRGB
 from training.augment_cells import CellAugmenter
 from training.checkpoint import load_checkpoint
 from training.config import EmbedderConfig, EmbedderNet
 from training.data.cells import CellBatch, CellLoader, finder_of_checkpoint, plain_crops
-from training.data.white_cells import HOME, CellExample, CellFinder, annotated_cells, generated_cells, window_spec
+from training.data.generated import generator_fingerprint
+from training.data.hashes import set_hash
+from training.data.places import set_root
+from training.data.white_cells import (
+    HOME,
+    CellExample,
+    CellFinder,
+    annotated_cells,
+    generated_cells,
+    picture_paths,
+    window_spec,
+)
 from training.distributed import Place
 from training.errors import CheckpointError
 from training.metrics import balanced_accuracy
+from training.samples import crop_sheet
+
+SAMPLE_CELLS = 48
+"""Misnamed cells that are shown at the end of a run."""
 
 
 def build_embedder(net: EmbedderNet) -> CellClassifier:
@@ -100,6 +117,30 @@ class EmbedderTask:
         """Cross entropy with smoothed labels."""
         loss = fn.cross_entropy(model(batch.crops), batch.labels, label_smoothing=self._config.label_smoothing)
         return loss, {}
+
+    def data_hashes(self) -> dict[str, str]:
+        """Of the annotated cells, and of the generator."""
+        said, data = {"generator": generator_fingerprint()}, self._config.data
+        if data.dataset is not None:
+            table = set_root(data.dataset) / "labels.csv"
+            said[data.dataset] = set_hash(table, picture_paths(data))
+        return said
+
+    @torch.inference_mode()
+    def samples(self, model: nn.Module) -> dict[str, ImageRGB]:
+        """Held-out cells that get another name than they have, the surest first."""
+        model.eval()
+        device, side = next(model.parameters()).device, self._config.data.input_px
+        if not self._val:
+            return {}
+        parts = torch.split(plain_crops(self._val, side), 256)
+        chances = torch.cat([model(part.to(device)).softmax(1).cpu() for part in parts])
+        true = torch.tensor([c.label for c in self._val])
+        surest = sorted((chances.argmax(1) != true).nonzero()[:, 0].tolist(), key=lambda i: -float(chances[i].max()))
+        worst = [self._val[i] for i in surest[:SAMPLE_CELLS]]
+        kinds = [kind.value for kind in WhiteCellType]
+        captions = [f"{kinds[self._val[i].label]} > {kinds[int(chances[i].argmax())]}" for i in surest[:SAMPLE_CELLS]]
+        return {"misnamed": crop_sheet([crop_cell(c.image, c.box, c.window_px, side) for c in worst], captions)}
 
     @torch.inference_mode()
     def validate(self, model: nn.Module, epoch: int) -> dict[str, float]:

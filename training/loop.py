@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.nets.hema_net import HemaNet
+from models.runtime.imaging import encode_png
+from models.runtime.results import ImageRGB
 from training.checkpoint import (
     AveragedModel,
     config_fingerprint,
@@ -29,11 +31,12 @@ from training.checkpoint import (
 )
 from training.config import AnyConfig, Optimiser
 from training.distributed import Place
-from training.errors import CheckpointError, NonFiniteLossError
+from training.errors import CheckpointError, ConfigError, NonFiniteLossError
 from training.from_bundle import load_folded, unfold
 from training.tracking import Tracker
 
 LAST_NAME, BEST_NAME, BAD_BATCH_NAME = "last.pt", "best.pt", "bad_batch.pt"
+SAMPLES_NAME = "samples"
 STATISTICS_BATCHES = 12
 """Batches from which a bundle's folded normalisations get their statistics back."""
 
@@ -56,6 +59,12 @@ class Task(Protocol):
     def validate(self, model: nn.Module, epoch: int) -> dict[str, float]:
         """Figures of the averaged model; `score` decides which checkpoint is best."""
 
+    def data_hashes(self) -> dict[str, str]:
+        """SHA-256 of each set that the run learns from or is measured on."""
+
+    def samples(self, model: nn.Module) -> dict[str, ImageRGB]:
+        """Pictures of what the averaged model says, by name."""
+
 
 @dataclass(slots=True)
 class RunState:
@@ -66,8 +75,10 @@ class RunState:
     averaged: AveragedModel
     optimiser: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
     next_epoch: int = 0
     best_score: float = -math.inf
+    since_best: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -95,10 +106,14 @@ class Trainer:
         if resume:
             self._continue(state)
         if self._place.leads:
-            self._tracker.start(self._config.name, self._config.model_dump(mode="json"))
+            hashes = {f"data {name}": digest for name, digest in self._task.data_hashes().items()}
+            self._tracker.start(self._config.name, self._config.model_dump(mode="json") | hashes)
         try:
-            for epoch in range(state.next_epoch, min(self._config.epochs, until_epoch or self._config.epochs)):
-                self._epoch(state, epoch)
+            last = min(self._config.epochs, until_epoch or self._config.epochs)
+            while state.next_epoch < last and not self._gave_up(state):
+                self._epoch(state, state.next_epoch)
+            if self._place.leads and (self._gave_up(state) or state.next_epoch == self._config.epochs):
+                self._keep(state)
         finally:
             if self._place.leads:
                 self._tracker.finish()
@@ -116,7 +131,15 @@ class Trainer:
         optimiser = torch.optim.AdamW(_groups(model, options), lr=options.learning_rate)
         steps = [self._task.steps(epoch) for epoch in range(self._config.epochs)]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, Rate(steps, options))
-        return RunState(model, wrapped, AveragedModel(model, options.ema_decay), optimiser, schedule)
+        averaged = AveragedModel(model, options.ema_decay)
+        return RunState(model, wrapped, averaged, optimiser, schedule, self._scaler())
+
+    def _scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss so that small gradients survive fp16; does nothing in other precisions."""
+        half = self._config.precision == "fp16"
+        if half and self._place.device.type != "cuda":
+            raise ConfigError(f"precision fp16 needs a CUDA device, this is {self._place.device}; use fp32 or bf16")
+        return torch.amp.GradScaler(self._place.device.type, enabled=half)
 
     def _begin_from(self, model: nn.Module, source: Path) -> None:
         if not source.is_dir():
@@ -139,7 +162,9 @@ class Trainer:
         state.averaged.updates = content["averaged_updates"]
         state.optimiser.load_state_dict(content["optimiser"])
         state.scheduler.load_state_dict(content["scheduler"])
+        state.scaler.load_state_dict(content["scaler"])
         state.next_epoch, state.best_score = content["next_epoch"], content["best_score"]
+        state.since_best = content["since_best"]
         restore_random_states(content["random"])
 
     def _epoch(self, state: RunState, epoch: int) -> None:
@@ -147,9 +172,12 @@ class Trainer:
         figures = self._steps(state, epoch)
         figures["train_s"] = time.monotonic() - began_s
         last = epoch + 1 == self._config.epochs
-        if self._place.leads and ((epoch + 1) % self._config.validate_every == 0 or last):
+        validated = (epoch + 1) % self._config.validate_every == 0 or last
+        if self._place.leads and validated:
             figures |= self._task.validate(state.averaged.model, epoch)
         state.next_epoch = epoch + 1
+        if validated:
+            state.since_best = self._agreed(self._count(state, figures))
         state.history.append(figures)
         if self._place.leads:
             self._write(state, figures)
@@ -157,6 +185,34 @@ class Trainer:
             shown = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
             size = f"{self._config.stage_at(epoch).input_px} px"
             self._console.print(f"epoch {epoch + 1}/{self._config.epochs} ({size})  {shown}", soft_wrap=True)
+
+    def _count(self, state: RunState, figures: dict[str, float]) -> int:
+        """Validations since the score last rose by enough, this one included."""
+        gain = self._config.early_stop.least_gain if self._config.early_stop else 0.0
+        return 0 if figures.get("score", -math.inf) > state.best_score + gain else state.since_best + 1
+
+    def _agreed(self, count: int) -> int:
+        """What the first process counted: only it validates, and all must stop at the same epoch."""
+        if self._place.world == 1:
+            return count
+        said = torch.tensor([count], device=self._place.device)
+        torch.distributed.broadcast(said, src=0)
+        return int(said.item())
+
+    def _gave_up(self, state: RunState) -> bool:
+        stop = self._config.early_stop
+        return stop is not None and state.since_best >= stop.patience
+
+    def _keep(self, state: RunState) -> None:
+        """Give the trackers the pictures and the best weights of a run that is over."""
+        folder = self._folder / SAMPLES_NAME
+        folder.mkdir(exist_ok=True)
+        for name, image in self._task.samples(state.averaged.model).items():
+            path = folder / f"{name}.png"
+            path.write_bytes(encode_png(image))
+            self._tracker.keep(path)
+        if (self._folder / BEST_NAME).exists():
+            self._tracker.keep(self._folder / BEST_NAME)
 
     def _steps(self, state: RunState, epoch: int) -> dict[str, float]:
         state.wrapped.train()
@@ -172,16 +228,19 @@ class Trainer:
         return {name: value / max(1, steps) for name, value in sums.items()}
 
     def _step(self, state: RunState, batch: Any) -> dict[str, float]:
-        with torch.autocast(self._place.device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
+        kind = torch.float16 if self._config.precision == "fp16" else torch.bfloat16
+        with torch.autocast(self._place.device.type, kind, enabled=self._config.precision != "fp32"):
             loss, parts = self._task.loss(state.wrapped, batch)
         if not torch.isfinite(loss):
-            path = self._folder / BAD_BATCH_NAME
+            path = self._folder / (BAD_BATCH_NAME if self._place.leads else f"bad_batch.{self._place.rank}.pt")
             torch.save({"batch": batch, "model": state.model.state_dict(), "parts": parts}, path)
             raise NonFiniteLossError(f"the loss is {loss.item()} ({parts}); batch and weights are in {path}")
         state.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        state.scaler.unscale_(state.optimiser)
         nn.utils.clip_grad_norm_(state.model.parameters(), self._config.optimiser.clip_norm)
-        state.optimiser.step()
+        state.scaler.step(state.optimiser)
+        state.scaler.update()
         state.scheduler.step()
         state.averaged.update(state.model)
         return {"loss": loss.item(), **parts}
@@ -196,6 +255,8 @@ class Trainer:
             "averaged_updates": state.averaged.updates,
             "optimiser": state.optimiser.state_dict(),
             "scheduler": state.scheduler.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "since_best": state.since_best,
             "next_epoch": state.next_epoch,
             "best_score": max(state.best_score, figures.get("score", -math.inf)),
             "random": random_states(),
@@ -220,9 +281,9 @@ def _groups(model: nn.Module, options: Optimiser) -> list[dict[str, Any]]:
 
 
 class Rate:
-    """Share of the learning rate at a step: a linear warm-up, then one cosine over the epochs.
+    """Share of the learning rate at a step: a linear warm-up, then one schedule over the epochs.
 
-    The cosine follows epochs, not steps, so that an epoch counts the same in a stage with more pictures.
+    The schedule follows epochs, not steps, so that an epoch counts the same in a stage with more pictures.
     """
 
     def __init__(self, steps: list[int], options: Optimiser) -> None:
@@ -235,5 +296,10 @@ class Rate:
         begin = self._ends[epoch - 1] if epoch else 0
         done = (epoch + (step - begin) / (self._ends[epoch] - begin)) / len(self._ends)
         warm = min(1.0, (step + 1) / (self._options.warmup_steps + 1))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        return warm * (self._options.final_ratio + (1 - self._options.final_ratio) * cosine)
+        return warm * (self._options.final_ratio + (1 - self._options.final_ratio) * self._left(min(1.0, done)))
+
+    def _left(self, done: float) -> float:
+        """What is left of the rate's fall after a share of the run."""
+        if self._options.schedule == "constant":
+            return 1.0
+        return 1 - done if self._options.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))

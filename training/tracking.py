@@ -21,6 +21,9 @@ class Tracker(Protocol):
     def record(self, step: int, figures: dict[str, float]) -> None:
         """Figures of an epoch."""
 
+    def keep(self, path: Path) -> None:
+        """A file that belongs to the run."""
+
     def finish(self) -> None:
         """The run is over."""
 
@@ -43,6 +46,9 @@ class FileTracker:
         """One line."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"epoch": step, **figures}) + "\n")
+
+    def keep(self, path: Path) -> None:
+        """It lies in the run's folder already."""
 
     def finish(self) -> None:
         """Nothing is held open."""
@@ -72,6 +78,10 @@ class MlflowTracker:
         """Figures of an epoch."""
         self._mlflow.log_metrics(figures, step=step)
 
+    def keep(self, path: Path) -> None:
+        """An artifact of the run."""
+        self._mlflow.log_artifact(str(path))
+
     def finish(self) -> None:
         """Closes the run."""
         self._mlflow.end_run()
@@ -92,6 +102,11 @@ class Trackers:
         """Figures of an epoch."""
         for member in self._members:
             member.record(step, figures)
+
+    def keep(self, path: Path) -> None:
+        """A file that belongs to the run."""
+        for member in self._members:
+            member.keep(path)
 
     def finish(self) -> None:
         """The run is over."""

@@ -140,6 +140,15 @@ def annotated_cells(data: CellData, split: str, finder: CellFinder, *, at_most: 
     return cells
 
 
+def picture_paths(data: CellData) -> list[Path]:
+    """The pictures of the annotated set's training and validation cells."""
+    if data.dataset is None:
+        return []
+    root = set_root(data.dataset)
+    with (root / "labels.csv").open(encoding="utf-8", newline="") as stream:
+        return [root / row["file"] for row in csv.DictReader(stream) if row["split"] in ("train", "val")]
+
+
 def generated_cells(config: GeneratedFields, spec: EmbedderSpec, cache: Path) -> list[CellExample]:
     """White cells of generated fields, by the generator's own boxes and red-cell diameters."""
     cells = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -67,6 +69,33 @@ class Line:
         with torch.inference_mode():
             x = torch.linspace(0, 1, 16).reshape(4, 1, 2, 2)
             return {"score": -float((model(x) - 2 * x - 1).square().mean())}
+
+    def data_hashes(self) -> dict[str, str]:
+        return {"line": "0" * 64}
+
+    def samples(self, model: nn.Module) -> dict[str, np.ndarray]:
+        return {"line": np.zeros((16, 16, 3), np.uint8)}
+
+
+class Plain(Line):
+    """Without normalisation and dropout, which depend on who shares a batch; the same samples on 1 or 2 processes."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self._place = place
+        self.said: list[float] = []
+
+    def build(self) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 1), nn.Tanh(), nn.Conv2d(4, 1, 1))
+
+    def batches(self, epoch: int) -> Iterable[Pair]:
+        for whole in super().batches(epoch):
+            yield Pair(whole.x[self._place.rank :: self._place.world], whole.y[self._place.rank :: self._place.world])
+
+    def loss(self, model: nn.Module, batch: Pair) -> tuple[Tensor, dict[str, float]]:
+        loss, parts = super().loss(model, batch)
+        self.said.append(float(loss.detach()))
+        return loss, parts
 
 
 def settings(**changes: object) -> DetectorConfig:
@@ -153,22 +182,64 @@ def test_the_learning_rate_warms_up_then_falls_over_epochs_of_any_length() -> No
     assert all(a >= b for a, b in itertools.pairwise(values[5:]))
 
 
+def test_a_run_without_progress_ends_early_and_does_not_go_on_when_resumed(tmp_path: Path) -> None:
+    class Stuck(Line):
+        def validate(self, model: nn.Module, epoch: int) -> dict[str, float]:
+            return {"score": [0.5, 0.6, 0.6005, 0.55, 0.9][epoch]}
+
+    config = settings(stages=[{"epochs": 5, "input_px": 64}], early_stop={"patience": 2, "least_gain": 0.01})
+    state = train(tmp_path, Stuck(), config)
+    assert state.next_epoch == 4
+    again = train(tmp_path, Stuck(), config, resume=True)
+    assert again.next_epoch == 4
+    assert again.history == []
+
+
+def test_a_finished_run_keeps_its_pictures(tmp_path: Path) -> None:
+    train(tmp_path, Line(), until_epoch=1)
+    assert not (tmp_path / "samples").exists()
+    train(tmp_path, Line(), resume=True)
+    assert (tmp_path / "samples" / "line.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))["data line"] == "0" * 64
+
+
+def test_half_precision_without_a_gpu_is_refused_with_what_to_use(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="use fp32 or bf16"):
+        train(tmp_path, Line(), settings(precision="fp16"))
+
+
+def test_bfloat16_learns_on_the_cpu_too(tmp_path: Path) -> None:
+    state = train(tmp_path, Line(), settings(precision="bf16", stages=[{"epochs": 6, "input_px": 64}]))
+    scores = [figures["score"] for figures in state.history]
+    assert scores[-1] > scores[0]
+    assert not same(state.model.state_dict(), train(tmp_path / "fp32", Line()).model.state_dict())
+
+
+@pytest.mark.parametrize(("schedule", "half"), [("cosine", 0.505), ("linear", 0.505), ("constant", 1.0)])
+def test_a_schedule_falls_as_it_says(schedule: str, half: float) -> None:
+    config = settings(optimiser={"warmup_steps": 0, "final_ratio": 0.01, "schedule": schedule})
+    rate = Rate([10, 10], config.optimiser)
+    assert rate(0) == 1.0
+    assert rate(10) == pytest.approx(half)
+
+
 WORKER = """
 import sys, torch
 from pathlib import Path
-from test_training_loop import Line, settings
+from test_training_loop import Plain, settings
 from training.distributed import joined
 from training.loop import Trainer
 from training.tracking import Trackers
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
 with joined("cpu") as place:
-    state = Trainer(settings(), Line(), folder, place=place, tracker=Trackers([])).run()
-    torch.save(state.model.state_dict(), folder / f"rank{place.rank}.pt")
+    task = Plain(place)
+    state = Trainer(settings(), task, folder, place=place, tracker=Trackers([])).run()
+    torch.save({"weights": state.model.state_dict(), "losses": task.said}, folder / f"rank{place.rank}.pt")
 """
 
 
-def test_two_processes_train_one_model_and_only_the_first_writes(tmp_path: Path) -> None:
+def test_two_processes_give_the_loss_of_one_and_only_the_first_writes(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -184,6 +255,11 @@ def test_two_processes_train_one_model_and_only_the_first_writes(tmp_path: Path)
         _, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors.decode()[-2000:]
     ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1)]
-    learned = {k: v for k, v in ranks[0].items() if "running" not in k}
-    assert all(torch.equal(v, ranks[1][k]) for k, v in learned.items())
+    assert same(ranks[0]["weights"], ranks[1]["weights"])
     assert load_checkpoint(tmp_path / "last.pt")["world"] == 2
+    alone = Plain(Place(torch.device("cpu")))
+    state = train(tmp_path / "alone", alone)
+    together = [(a + b) / 2 for a, b in zip(ranks[0]["losses"], ranks[1]["losses"], strict=True)]
+    assert together == pytest.approx(alone.said, rel=1e-5)
+    for name, value in state.model.state_dict().items():
+        assert torch.allclose(value, ranks[0]["weights"][name], atol=1e-5)
