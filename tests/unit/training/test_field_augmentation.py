@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("albumentations")
 
 from training.augment_fields import FieldAugmenter
-from training.config import FieldAugment
+from training.augment_look import relit
+from training.config import FieldAugment, FieldLook
 
 pytestmark = pytest.mark.torch
 
@@ -84,3 +85,26 @@ def test_a_cell_that_leaves_the_field_is_dropped() -> None:
     augmenter = FieldAugmenter(FieldAugment.model_validate({**STILL, "scale": (1.35, 1.35)}))
     counts = {len(augmenter(field(), corner, np.array([0]), seed=s)[1]) for s in range(12)}
     assert 0 in counts
+
+
+def test_another_look_changes_pixels_and_moves_nothing() -> None:
+    look = FieldLook(probability=1.0, stain_probability=1.0, light_probability=1.0, defocus_probability=0.0)
+    changed = 0
+    for seed in range(12):
+        image = relit(field(), np.random.default_rng(seed), look)
+        assert image.shape == field().shape
+        assert image.dtype == np.uint8
+        inside, outside = image[60:100, 100:160].mean(), np.delete(image, slice(60, 100), axis=0).mean()
+        assert inside < outside - 5, "the cell stays darker than its ground"
+        changed += bool(np.abs(image.astype(int) - field()).mean() > 10)
+    assert changed > 8
+
+
+def test_the_share_of_fields_in_another_look_is_kept() -> None:
+    still = FieldAugment.model_validate({**STILL, "look": {"probability": 0.0}})
+    plain = FieldAugment.model_validate(STILL)
+    for seed in range(4):
+        kept, _, _ = FieldAugmenter(still)(field(), CELL, np.array([0]), seed=seed)
+        assert sorted(np.unique(kept)) == sorted(
+            np.unique(FieldAugmenter(plain)(field(), CELL, np.array([0]), seed=seed)[0])
+        )
