@@ -2,8 +2,8 @@
 
 One pass over the whole field is the rule. If the red cells it finds are smaller than the detector was trained for, the
 field is read again in overlapping tiles; if they are larger, once more at a smaller scale. A field much larger than the
-input is probed at finer scales before: cells of a few pixels are not found at all, or several pass for one. A field
-without measurable red cells is also read at half the scale.
+input, or without measurable red cells, is probed at finer scales before: cells of a few pixels are not found at all, or
+several pass for one. A field in which no scale shows measurable red cells is also read at half the scale.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ CUT_COVERED_RATIO = 0.6
 """A cut box that a whole one covers to this share is the same cell."""
 PROBE_ABOVE_RATIO = 2.5
 """A field whose longer side is this many inputs is probed."""
+FINEST_PROBE_RATIO = 2.0
+"""Input pixels per camera pixel at the finest probe."""
 DENSER_RATIO = 1.5
 """A finer scale is believed when it shows this many times as many red cells."""
 PLAUSIBLE_DENSER_RATIO = 3.0
@@ -154,7 +156,7 @@ class FieldReader:
         fit = self._spec.input_px / max(height, width)
         low, high = self._spec.rbc_px
         rbc_px = self._rbc_px(found, rgb)
-        if max(height, width) >= PROBE_ABOVE_RATIO * self._spec.input_px:
+        if rbc_px is None or max(height, width) >= PROBE_ABOVE_RATIO * self._spec.input_px:
             rbc_px = self._probe(rgb, found, meter)
         if rbc_px is None:
             found = self._or_coarser(rgb, found, meter)
@@ -172,7 +174,8 @@ class FieldReader:
         """Red-cell diameter at the scale that shows most red cells in the field's middle.
 
         Where cells are only a few pixels wide, the detector takes crowds for cells: they have a plausible size, but
-        there are far fewer of them than cells. Goes on to the camera's own pixels, or until finer only shows less.
+        there are far fewer of them than cells. Goes on to twice the camera's own pixels, as a low magnification needs
+        it, or until finer only shows less.
         """
         height, width = rgb.shape[:2]
         best, best_px = found, self._rbc_px(found, rgb)
@@ -254,11 +257,13 @@ class FieldReader:
 
 
 def _finer(fit: float) -> Iterator[float]:
-    """Scales twice as fine each, up to the camera's own pixels."""
+    """Scales twice as fine each, up to the camera's own pixels, then the largest that is worth a look."""
     scale = fit
     while scale < 1.0:
         scale = min(1.0, scale * 2.0)
         yield scale
+    if scale < FINEST_PROBE_RATIO:
+        yield FINEST_PROBE_RATIO
 
 
 def _severed(found: Candidates, tile: Tile, *, width_px: int, height_px: int) -> NDArray[np.bool_]:

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.bundle import Bundle, CellClass, DetectorSpec
+from models.bundle import Bundle, CellClass, DetectorSpec, read_bundle
 from models.runtime import Pipeline, match_detections, open_networks
 from models.runtime.detector import Candidates
 from models.runtime.matching import iou_matrix
 from models.runtime.results import FloatArray
 from models.runtime.scale import MAX_TILES, OVERLAP_RBC, FieldReader, median_rbc_px, plan_tiles
 from models.runtime.session import Network
+from models.synthetic import Optics, SlideSpec, VirtualSlide
+from models.zoo import shipped
 
 SPEC = DetectorSpec(input_px=320, thresholds=dict.fromkeys(CellClass, 0.5), rbc_px=(24.0, 110.0))
 
@@ -74,8 +76,20 @@ def test_a_large_empty_field_costs_a_few_passes_and_gives_nothing(blob_bundle: B
     assert seen.passes <= 6
 
 
-def test_a_small_empty_field_costs_two_passes(blob_bundle: Bundle) -> None:
-    assert Pipeline(blob_bundle).analyse(np.full((480, 640, 3), 200, np.uint8)).passes == 2
+def test_a_small_empty_field_costs_four_passes(blob_bundle: Bundle) -> None:
+    assert Pipeline(blob_bundle).analyse(np.full((480, 640, 3), 200, np.uint8)).passes == 4
+
+
+@pytest.mark.parametrize("um_per_px", [0.2, 0.3])
+@pytest.mark.parametrize(("width_px", "height_px"), [(640, 480), (1280, 960)])
+def test_a_low_magnification_is_read_by_enlarging_it(width_px: int, height_px: int, um_per_px: float) -> None:
+    slide = VirtualSlide(SlideSpec(seed=3))
+    view = slide.render(x_um=100, y_um=100, width_px=width_px, height_px=height_px, um_per_px=um_per_px)
+    image = Optics(noise_sigma=2.0).apply(view.image, np.random.default_rng(0), um_per_px=um_per_px)
+    true = sum(cell.cls == CellClass.RBC for cell in view.cells)
+    seen = Pipeline(read_bundle(shipped("edge"))).analyse(image)
+    assert len(seen.counted(CellClass.RBC)) == pytest.approx(true, rel=0.05)
+    assert seen.rbc_diameter_px == pytest.approx(7.6 / um_per_px, rel=0.05)
 
 
 class _Shortsighted:
@@ -96,7 +110,7 @@ def test_a_huge_cell_alone_in_a_field_is_found_at_half_the_scale(blob_bundle: Bu
     field = draw_field(width_px=400, height_px=400, rbc_px=260, pitch_px=400)
     network = _Shortsighted(open_networks(blob_bundle).detector)
     reading = FieldReader(network, blob_bundle.manifest.detector, 3).read(field.image)
-    assert reading.passes == 2
+    assert reading.passes == 4
     assert len(reading.found) == 1
     assert iou_matrix(reading.found.boxes, [field.cells[0].box])[0, 0] > 0.8
 
