@@ -28,7 +28,7 @@ from fleet.contract.http import ReleaseDetail, ReleasePage
 from fleet.contract.messages import Desired
 from fleet.contract.release import ReleaseTarget, Trust
 from fleet.release.errors import EvidenceRefused, TargetsRefused, TrustInvalid, WrongKey
-from fleet.release.evidence import check_evidence
+from fleet.release.evidence import check_champion, check_evidence
 from fleet.release.pruning import check_pruned_targets
 from fleet.release.repository import check_new_targets, check_trust, releases_of
 from fleet.release.rotation import successor
@@ -176,8 +176,9 @@ class ReleaseService:
         """Takes a release.
 
         1. who asks may; 2. the targets and the archive keep every check of `check_new_targets`; 3. the evidence is
-        the document that was signed; 4. archive and evidence are stored; 5. snapshot and timestamp are signed on top,
-        and trust, release and audit are written in one transaction, unless another release came first.
+        the document that was signed, and says of the current model what that model's own evidence says; 4. archive and
+        evidence are stored; 5. snapshot and timestamp are signed on top, and trust, release and audit are written in
+        one transaction, unless another release came first.
 
         The targets that stand already are taken as a repetition: the stored release is answered, and an archive that
         was missing (that of a factory kit) is kept.
@@ -193,6 +194,8 @@ class ReleaseService:
         if targets == trust.targets:
             return await self._repeated(principal, archive)
         target, document = await asyncio.to_thread(_checked, trust, targets, archive, evidence, now)
+        if document is not None:
+            await self._check_champion(document)
         archive_sha256 = await self._images.put(archive)
         if evidence is not None:
             await self._images.put(evidence)
@@ -207,6 +210,14 @@ class ReleaseService:
         log.info("release_created", counter=target.counter, digest=target.digest, version=target.version)
         async with self._storage.reading() as session:
             return await queries.get_release(session, principal, target.counter)
+
+    async def _check_champion(self, document: JsonObject) -> None:
+        """Against all evidence that is on record for that model; releases are only ever added."""
+        query = select(ReleaseRow.evidence).where(ReleaseRow.digest == document["champion"])
+        async with self._storage.reading() as session:
+            found = (await session.scalars(query)).all()
+        with _weighed():
+            check_champion(document, [each for each in found if each is not None])
 
     async def prune(self, principal: Principal, targets: str) -> ReleasePage:
         """Takes targets that leave old releases out; the same again changes nothing.
@@ -363,8 +374,14 @@ def _checked(
 ) -> tuple[ReleaseTarget, JsonObject | None]:
     with _numbered():
         target = check_new_targets(trust, targets, archive, now)
-    try:
+    with _weighed():
         return target, check_evidence(target.evidence, target.digest, evidence)
+
+
+@contextmanager
+def _weighed() -> Iterator[None]:
+    try:
+        yield
     except EvidenceRefused as exc:
         raise Unprocessable(
             str(exc), code="evidence_refused", hint="send the evidence.json that was given to `ahs-fleet release`"

@@ -43,7 +43,8 @@ def check_new_targets(trust: Trust, new_targets_text: str, archive: bytes, now: 
     8. length and SHA-256 are those of the archive;
     9. the chunk list is the one that our own cutting gives;
     10. the archive is a bundle, intact and safe, and the description names its digest, name, version and schema;
-    11. its evidence, where it has any, compares it with a model that was released before;
+    11. its evidence, where it has any, compares it with a model that was released before, passed its self-test, and is
+        the first release or has accepted evidence itself;
     12. the trust message keeps room for new keys.
 
     Args:
@@ -89,11 +90,24 @@ def check_new_targets(trust: Trust, new_targets_text: str, archive: bytes, now: 
 def _check_evidence(release: ReleaseTarget, before: Targets) -> None:
     if release.evidence is None:
         return
-    known = {release_of(target).digest for target in before.targets.values()}
-    if release.evidence.champion not in known:
+    known = [release_of(target) for target in before.targets.values()]
+    champions = [one for one in known if one.digest == release.evidence.champion]
+    if not champions:
         raise TargetsRefused(
             11, f"the evidence compares with {release.evidence.champion}, which was never released; evaluate it again"
         )
+    first = min(one.counter for one in known)
+    if not any(_may_be_compared_with(champion, first) for champion in champions):
+        raise TargetsRefused(
+            11,
+            f"the evidence compares with release {champions[0].counter}, which is no measure: it must have passed its "
+            "self-test, and be the first release or have accepted evidence of its own; evaluate it against such a one",
+        )
+
+
+def _may_be_compared_with(champion: ReleaseTarget, first: int) -> bool:
+    proven = champion.counter == first or (champion.evidence is not None and champion.evidence.accepted)
+    return champion.checked and proven
 
 
 def _check_room(trust: Trust, text: str) -> None:

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from fleet.contract.base import Digest, JsonObject, Sha256, WireModel
 from fleet.contract.codec import WireError, decode
 from fleet.contract.release import EvidenceRef
 from fleet.release.errors import EvidenceRefused
-from fleet.release.gate import Figures, GatePlan, judge, laxer, missing_of
+from fleet.release.gate import Figures, GatePlan, judge, laxer, missing_of, unlike
 from fleet.release.pinned import Pinned, pinned
 
 MAX_EVIDENCE_BYTES = 256 * 1024
@@ -115,6 +115,33 @@ def check_evidence(release_evidence: EvidenceRef | None, digest: str, data: byte
         raise EvidenceRefused("the evidence is not the document that was signed; send the one of this release")
     whole: JsonObject = json.loads(data)
     return whole
+
+
+def check_champion(document: JsonObject, earlier: Iterable[JsonObject]) -> None:
+    """Whether evidence says of the current model what that model's own evidence says of it, on the same frozen set.
+
+    Evidence of the champion that cannot be read any more, or rests on another set, says nothing about this one.
+
+    Args:
+        document: an evidence document that `check_evidence` has accepted.
+        earlier: the stored evidence of the champion's releases.
+
+    Raises:
+        EvidenceRefused: where the figures differ by more than measuring again explains (see `unlike`).
+    """
+    evidence = Evidence.model_validate(document)
+    for each in earlier:
+        try:
+            known = Evidence.model_validate(each)
+        except ValidationError:
+            continue
+        if (known.candidate, known.frozen_set) != (evidence.champion, evidence.frozen_set):
+            continue
+        if other := unlike(evidence.figures.champion, known.figures.candidate):
+            raise EvidenceRefused(
+                f"the evidence says other things of the current model than its own evidence did: {_some(other)}; "
+                "evaluate the bundle against the model as it was released"
+            )
 
 
 def _check_frozen_set(evidence: Evidence, limits: Pinned) -> None:

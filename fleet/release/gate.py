@@ -28,6 +28,16 @@ DECIMALS = 5
 ROUNDING = 1e-9
 MEAN_SLACK = 2 * 10**-DECIMALS
 
+REPEATED_CELLS = 1
+"""A model that is measured again on the same cells may decide so many of a slice otherwise: the embeddings are stored,
+but processors do not add up alike, and a cell may lie on the line."""
+
+REPEATED_NATS = 0.003
+"""The same of the negative log-likelihood; a tenth of what the shipped gate lets a model lose."""
+
+OF_TYPES = ("balanced_accuracy", "named_error", "nll", "coverage")
+"""Figures that only cells of the types can have."""
+
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 Nats = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False, strict=True)]
 Cells = Annotated[int, Field(ge=0, strict=True)]
@@ -116,7 +126,7 @@ def judge(champion: BySlice, candidate: BySlice, plan: GatePlan) -> Verdict:
         reasons.append("the two models were not judged on the same slices")
     for name in frozen:
         before, after = champion[name], candidate[name]
-        if before.balanced_accuracy is None:
+        if not before.recall:
             reasons += _worse(name, "share of outsiders named", after.named - before.named, plan.outsiders_named)
         else:
             reasons += _compared(name, before, after, plan.frozen)
@@ -138,10 +148,28 @@ def missing_of(pinned: PinnedSet, figures: BySlice) -> list[str]:
             found.append(f"slice {name} has {said.cells} cells, the frozen set {wanted.cells}")
         if set(said.recall or ()) != set(wanted.types):
             found.append(f"slice {name} names other types than the frozen set")
-        elif wanted.types:
-            found += _incomplete(name, said)
+        else:
+            found += _incomplete(name, said) if wanted.types else _beyond(name, said)
     if strangers := sorted(figures.keys() - pinned.slices.keys() - OF_LABELS):
         found.append(f"slices that the frozen set does not have: {', '.join(strangers)}")
+    return found
+
+
+def unlike(said: BySlice, known: BySlice) -> list[str]:
+    """Where a model's figures on a frozen set are not those that it had there before; none when they are.
+
+    Shares may differ by `REPEATED_CELLS` of the slice (a type's recall by so many of an evenly filled type), the
+    likelihood by `REPEATED_NATS`.
+    """
+    found = []
+    for name in sorted(known.keys() - OF_LABELS):
+        now, then = said.get(name), known[name]
+        if now is None or now.cells != then.cells or set(now.recall or ()) != set(then.recall or ()):
+            found.append(f"slice {name} is another one")
+            continue
+        for figure, a, b, allowed in _repeated(now, then):
+            if (a is None) != (b is None) or (a is not None and b is not None and abs(a - b) > allowed):
+                found.append(f"{name}: {figure} is {_shown(a)}, and was {_shown(b)}")
     return found
 
 
@@ -172,6 +200,29 @@ def _incomplete(name: str, said: Figures) -> list[str]:
     if abs(mean - said.balanced_accuracy) > MEAN_SLACK:
         return [f"slice {name}: the balanced accuracy {said.balanced_accuracy:g} is not the mean recall {mean:g}"]
     return []
+
+
+def _beyond(name: str, said: Figures) -> list[str]:
+    """Of a slice without types: nothing to be right about, so a figure of it is invented."""
+    odd = [key for key in OF_TYPES if getattr(said, key) is not None]
+    return [f"slice {name} has no types, and yet {', '.join(odd)}"] if odd else []
+
+
+def _repeated(now: Figures, then: Figures) -> Iterator[tuple[str, float | None, float | None, float]]:
+    """What is measured again: name, both figures, and by how much they may differ."""
+    cell = REPEATED_CELLS / max(now.cells, 1) + MEAN_SLACK
+    for figure in ("named", "in_domain", "balanced_accuracy"):
+        yield figure, getattr(now, figure), getattr(then, figure), cell
+    least_named = max(min(now.named, then.named) * now.cells, 1)
+    yield "named_error", now.named_error, then.named_error, REPEATED_CELLS / least_named + MEAN_SLACK
+    yield "nll", now.nll, then.nll, REPEATED_NATS
+    recall = now.recall or {}
+    for kind, value in recall.items():
+        yield f"recall of {kind}", value, (then.recall or {})[kind], cell * len(recall)
+
+
+def _shown(figure: float | None) -> str:
+    return "none" if figure is None else f"{figure:g}"
 
 
 def _limits(plan: GatePlan) -> Iterator[tuple[str, float]]:

@@ -94,19 +94,21 @@ class ReleaseDesk:
         signer: Any = None,
         head: bytes | None = None,
         forged: JsonObject | None = None,
+        champion: int = 1,
     ) -> Offered:
         """The next release on top of a trust; each has a head of its own and the same detector.
 
         Args:
             forged: what is written over the evidence's fields, and signed as accepted without a look.
+            champion: counter of the release that the evidence compares with.
         """
         counter = max((release.counter for release in releases_of(trust)), default=0) + 1
         version = f"1.{counter}.0"
         archive, digest = bundle_zip(version, head or f"head {counter}".encode())
-        before = releases_of(trust)
         named = document = None
         if evidence or forged is not None:
-            document = evidence_bytes(digest, before[0].digest, **(forged or {}))
+            compared = next(release for release in releases_of(trust) if release.counter == champion)
+            document = evidence_bytes(digest, compared.digest, **(forged or {}))
             named = reference(document, digest) if forged is None else _unread(document)
         target = _target(archive, digest, counter, version, at, named)
         targets = with_release(trust, target, archive, signer or self.keys.release)

@@ -407,6 +407,19 @@ async def test_evidence_that_was_signed_and_does_not_hold_is_refused_with_its_re
     assert words in answer.json()["detail"]
 
 
+async def test_the_current_model_cannot_be_made_worse_than_its_own_evidence_says(sqlite_fleet: Releasing) -> None:
+    await sqlite_fleet.release(evidence=True)
+    worse = changed(good_figures(), "home", named=0.5)
+    trust = await sqlite_fleet.trust()
+    forged = sqlite_fleet.desk.offer(trust, forged={"before": worse, "after": worse}, champion=2)
+    answer = await sqlite_fleet.send(forged)
+    assert refusal(answer) == (422, "evidence_refused")
+    assert "home: named is 0.5, and was 0.96" in answer.json()["detail"]
+    assert await sqlite_fleet.trust() == trust
+    honest = sqlite_fleet.desk.offer(trust, evidence=True, champion=2)
+    assert (await sqlite_fleet.send(honest)).status_code == 201
+
+
 @pytest.mark.parametrize("role", list(KeyRole))
 async def test_a_replaced_key_is_taken_and_what_devices_are_to_run_is_signed_again(
     sqlite_settings: Callable[..., Any], tools: Any, desk: ReleaseDesk, role: KeyRole

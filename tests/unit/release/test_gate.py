@@ -13,6 +13,7 @@ from fleet.release.gate import (
     laxer,
     missing_of,
     rounded,
+    unlike,
 )
 from fleet.release.pinned import pinned
 from tests.fakes.evaluations import changed, good_figures
@@ -71,6 +72,12 @@ def test_naming_outsiders_more_often_refuses() -> None:
     assert verdict.reasons == ("outsiders: share of outsiders named is worse by 0.2000, allowed 0.04",)
 
 
+def test_outsiders_are_told_by_their_missing_types_whatever_figures_stand_beside_them() -> None:
+    dressed = but(OUTSIDERS, balanced_accuracy=0.5, named_error=0.1, nll=0.5, named=0.1)
+    verdict = judge({**CHAMPION, "outsiders": dressed}, {**CHAMPION, "outsiders": but(dressed, named=1.0)}, PLAN)
+    assert verdict.reasons == ("outsiders: share of outsiders named is worse by 0.9000, allowed 0.04",)
+
+
 def test_without_a_frozen_cell_or_with_other_slices_nothing_is_accepted() -> None:
     assert not judge({}, {}, PLAN).accepted
     assert not judge({HELD_OUT_SLICE: GOOD}, {HELD_OUT_SLICE: GOOD}, PLAN).accepted
@@ -118,6 +125,10 @@ def test_every_limit_that_is_wider_is_named_and_stricter_ones_are_not() -> None:
         (changed(good_figures(), "home", cells=5), "home has 5 cells, the frozen set 573"),
         (changed(good_figures(), "home", recall={"neutrophil": 0.98}), "other types"),
         (changed(good_figures(), "outsiders", recall={"neutrophil": 0.98}), "other types"),
+        (changed(good_figures(), "outsiders", balanced_accuracy=0.5), "has no types, and yet balanced_accuracy"),
+        (changed(good_figures(), "outsiders", named_error=0.0), "has no types, and yet named_error"),
+        (changed(good_figures(), "outsiders", nll=0.5), "has no types, and yet nll"),
+        (changed(good_figures(), "outsiders", coverage=0.9), "has no types, and yet coverage"),
         (changed(good_figures(), "home", recall=None, balanced_accuracy=None), "other types"),
         (changed(good_figures(), "home", nll=None), "home has no nll"),
         (changed(good_figures(), "home", balanced_accuracy=0.99), "is not the mean recall"),
@@ -131,3 +142,39 @@ def test_figures_that_are_not_of_the_frozen_set_are_told_from_its_own(figures: d
 
 def test_figures_of_the_frozen_set_and_of_labels_are_complete() -> None:
     assert missing_of(pinned().frozen_sets[0], {**good_figures(), HELD_OUT_SLICE: GOOD}) == []
+
+
+ONE_CELL = 1 / 573
+"""Of `home`."""
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"named": 0.96 - ONE_CELL}, True),
+        ({"named": 0.96 - 2 * ONE_CELL}, False),
+        ({"named": 0.96 + 2 * ONE_CELL}, False),
+        ({"in_domain": 0.97 - 2 * ONE_CELL}, False),
+        ({"balanced_accuracy": 0.98 - 2 * ONE_CELL}, False),
+        ({"named_error": 0.002 + ONE_CELL}, True),
+        ({"named_error": 0.002 + 3 * ONE_CELL}, False),
+        ({"named_error": None}, False),
+        ({"nll": 0.032}, True),
+        ({"nll": 0.034}, False),
+        ({"recall": {**(good_figures()["home"].recall or {}), "basophil": 0.98 - 4 * ONE_CELL}}, True),
+        ({"recall": {**(good_figures()["home"].recall or {}), "basophil": 0.98 - 6 * ONE_CELL}}, False),
+        ({"recall": {"neutrophil": 0.98}}, False),
+        ({"cells": 572}, False),
+    ],
+)
+def test_a_model_measured_again_may_decide_one_cell_otherwise(change: dict[str, object], same: bool) -> None:
+    assert (unlike(changed(good_figures(), "home", **change), good_figures()) == []) is same
+
+
+def test_a_slice_that_is_gone_is_unlike_and_a_sites_labels_are_not_looked_at() -> None:
+    known = {**good_figures(), HELD_OUT_SLICE: GOOD}
+    assert unlike(good_figures(), known) == []
+    assert unlike({k: v for k, v in good_figures().items() if k != "outsiders"}, known) == [
+        "slice outsiders is another one"
+    ]

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from fleet.contract.base import JsonObject
 from fleet.release.errors import EvidenceRefused, KeyExists, KeyMissing, KeyUnreadable
-from fleet.release.evidence import MAX_EVIDENCE_BYTES, check_evidence, reference
+from fleet.release.evidence import MAX_EVIDENCE_BYTES, check_champion, check_evidence, reference
 from fleet.release.keys import ONLINE_KEY, RELEASE_KEY, load_key, load_keys, make_keys, save_keys
 from fleet.release.pinned import pinned
-from tests.fakes.evaluations import changed, evidence_bytes, good_figures
+from tests.fakes.evaluations import changed, evidence_bytes, evidence_for, good_figures
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -57,6 +57,9 @@ def test_what_is_no_key_of_ours_is_refused(tmp_path: Path) -> None:
 CHAMPION = "sha256:" + "b" * 64
 OTHER = "sha256:" + "d" * 64
 WORSE = changed(good_figures(), "home", named=0.5)
+
+DRESSED = {"balanced_accuracy": 0.5, "named_error": 0.1, "nll": 0.5}
+"""Figures that only cells of the types can have."""
 
 
 def document(**changes: object) -> bytes:
@@ -105,6 +108,13 @@ def test_stricter_limits_than_those_that_ship_are_welcome() -> None:
             "slices that the frozen set does not have",
         ),
         (document(after=changed(good_figures(), "home", cells=12)), "of the candidate on that frozen set"),
+        (
+            document(
+                before=changed(good_figures(), "outsiders", **DRESSED, named=0.1),
+                after=changed(good_figures(), "outsiders", **DRESSED, named=1.0),
+            ),
+            "has no types, and yet balanced_accuracy, named_error, nll",
+        ),
         (document(plan=plan(outsiders_named=0.5)), "allowed more than releases may: outsiders_named 0.5, at most 0.04"),
         (document(plan=plan(site_least_cells=1000)), "site_least_cells 1000, at most 12"),
         (document(after=WORSE), "did not accept this bundle: home: share named is worse by 0.4600"),
@@ -115,3 +125,20 @@ def test_stricter_limits_than_those_that_ship_are_welcome() -> None:
 def test_evidence_that_does_not_speak_for_the_bundle_is_refused_with_its_reason(data: bytes, words: str) -> None:
     with pytest.raises(EvidenceRefused, match=words):
         reference(data, DIGEST)
+
+
+def test_the_current_model_has_the_figures_of_its_own_evidence() -> None:
+    own = evidence_for(CHAMPION, OTHER)
+    made_worse = evidence_for(DIGEST, CHAMPION, before=WORSE, after=WORSE)
+    check_champion(evidence_for(DIGEST, CHAMPION), [own])
+    with pytest.raises(EvidenceRefused, match=r"home: named is 0\.5, and was 0\.96"):
+        check_champion(made_worse, [own])
+    with pytest.raises(EvidenceRefused, match="home: named"):
+        check_champion(made_worse, [evidence_for(CHAMPION, OTHER, before=WORSE, after=WORSE), own])
+
+
+def test_evidence_that_says_nothing_of_the_current_model_on_that_set_is_passed_over() -> None:
+    made_worse = evidence_for(DIGEST, CHAMPION, before=WORSE, after=WORSE)
+    check_champion(made_worse, [])
+    check_champion(made_worse, [{"schema": "ahs.evidence/1"}, evidence_for(OTHER, CHAMPION)])
+    check_champion(made_worse, [evidence_for(CHAMPION, OTHER, frozen_set="d5" * 32)])

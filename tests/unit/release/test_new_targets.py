@@ -267,6 +267,57 @@ def test_check_10_a_description_of_another_bundle(
     assert refused(fleet, edited(new[0], fleet.keys.release, redescribed(**changes)), new[1]) == 10
 
 
+def evidence_against(champion: str) -> dict[str, object]:
+    return {"evidence": {"sha256": "e" * 64, "champion": champion, "frozen_set": "f" * 64, "accepted": True}}
+
+
+def followed(fleet: Fleet, head: bytes, **changes: object) -> Fleet:
+    """One release more, with these fields of its description."""
+    targets, archive = fleet.next_targets(head=head)
+    trust = fleet.trust.model_copy(update={"targets": edited(targets, fleet.keys.release, redescribed(**changes))})
+    return replace(fleet, trust=trust, archives={**fleet.archives, len(fleet.archives) + 1: archive}).fresh()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "champion", "accepted"),
+    [
+        ({}, {}, 0, True),
+        ({}, {}, 1, False),
+        ({}, {"with evidence": True}, 1, True),
+        ({}, {"with evidence": True, "checked": False}, 1, False),
+        ({"checked": False}, {}, 0, False),
+        ({"checked": False}, {"with evidence": True}, 1, True),
+    ],
+    ids=[
+        "the first",
+        "one without evidence",
+        "one with evidence",
+        "unchecked",
+        "the first, unchecked",
+        "not by the first",
+    ],
+)
+def test_check_11_evidence_compares_with_a_release_that_is_a_measure(
+    first: dict[str, object], second: dict[str, object], champion: int, accepted: bool
+) -> None:
+    one = followed(Fleet.begun(), b"head one", **first)
+    proof = evidence_against(one.releases[0].digest) if second.get("with evidence") else {}
+    checked = {"checked": second.get("checked", True)}
+    two = followed(one, b"head two", **checked, **proof)
+    targets, archive = two.next_targets(head=b"head three")
+    compared = redescribed(**evidence_against(two.releases[champion].digest))
+    third = edited(targets, two.keys.release, compared)
+    if accepted:
+        assert check_new_targets(two.trust, third, archive, LATER).counter == 3
+    else:
+        assert refused(two, third, archive) == 11
+
+
+def test_check_11_evidence_that_compares_with_what_was_never_released(fleet: Fleet, new: tuple[str, bytes]) -> None:
+    stranger = redescribed(**evidence_against("sha256:" + "a" * 64))
+    assert refused(fleet, edited(new[0], fleet.keys.release, stranger), new[1]) == 11
+
+
 # What the operator and the cloud make.
 
 

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fleet.release.evidence import reference
+from fleet.release.gate import unlike
 from fleet.release.pinned import GATE_FILE
 from models.bundle import UNIDENTIFIED, Bundle, CellClass, read_bundle, write_bundle
 from models.bundle.manifest import DETECTOR_NAME, HEAD_NAME
@@ -157,6 +158,7 @@ def test_a_refit_of_a_refit_starts_from_the_same_base(
     bundle = second.refitted.bundle
     assert bundle.manifest.version == "1.0.2"
     assert bundle.files[HEAD_NAME] == refitted.files[HEAD_NAME]
+    assert unlike(second.refitted.champion, outcome.refitted.candidate) == [], "its figures are those it was taken with"
     assert [s.name for s in bundle.manifest.provenance.trained_on].count("labels of north") == 1
     assert bundle.files["card.md"].decode().count("## Refitted head") == 1
     assert bundle.manifest.provenance.recipe == refitted.manifest.provenance.recipe
