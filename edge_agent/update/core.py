@@ -12,6 +12,7 @@ Obligations:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from edge_agent.moment import Moment
 from edge_agent.update.arriving import Arriving
@@ -153,6 +154,8 @@ class UpdateCore:
                 self._proving.soaked(event, now)
             case StepsKept():
                 self._steps_kept(event.number)
+            case _:
+                assert_never(event)
 
     # --- acting -----------------------------------------------------------------------------------------------------
 

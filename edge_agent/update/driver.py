@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import structlog
 
@@ -255,6 +255,8 @@ class UpdateDriver:
             case Note():
                 self._metrics.update_notes.labels(action.code.value).inc()
                 log.info("update_noted", code=action.code.value, text=action.text)
+            case _:
+                assert_never(action)
         return None
 
     def _save(self, record: UpdateRecord) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 
 from edge_agent.moment import Moment
 from edge_agent.update.record import Key, UpdateRecord, barred_by
@@ -20,18 +19,14 @@ from fleet.contract.release import ReleaseTarget, UpdateCode
 from models.bundle.manifest import SCHEMA
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SignedList:
     """The releases of the last trust message; see `traffic.TrustTaken`."""
 
     releases: Mapping[Key, ReleaseTarget]
     metadata: str
     expires: datetime | None
-
-    @cached_property
-    def chunks(self) -> frozenset[str]:
-        """Names of the chunks of all of them."""
-        return frozenset(chunk.sha256 for release in self.releases.values() for chunk in release.chunks)
+    chunks: frozenset[str]
 
     def expired(self, now: Moment) -> bool:
         """Whether nothing of it may be installed any more. A clock that was never set cannot tell."""

@@ -102,7 +102,8 @@ class Receiver:
             return []
         self._trusted = True
         metadata = hashlib.sha256(trust.targets.encode()).hexdigest()
-        return [TrustTaken(releases.by_key, metadata, earliest_expiry(trust)), *self._judged()]
+        taken = TrustTaken(releases.by_key, metadata, earliest_expiry(trust), releases.chunks)
+        return [taken, *self._judged()]
 
     def wish(self, payload: bytes) -> list[Event]:
         """Takes a desired state; before there is trust it is only kept, which the broker does as well."""

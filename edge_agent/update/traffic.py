@@ -46,11 +46,13 @@ class TrustTaken:
         releases: what it signs.
         metadata: names the signed list of releases; another list, another name.
         expires: from then on nothing of it may be installed; None when that is not judged.
+        chunks: names of the chunks of all that is signed, also of releases that this program cannot read.
     """
 
     releases: Mapping[Key, ReleaseTarget]
     metadata: str
-    expires: datetime | None = None
+    expires: datetime | None
+    chunks: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,11 @@ class Releases(Protocol):
         """(digest, counter) -> its signed description."""
         ...
 
+    @property
+    def chunks(self) -> frozenset[str]:
+        """Names of the chunks of all that is signed, also of what this program cannot read."""
+        ...
+
 
 class TrustKeeper(Protocol):
     """Verifies; every refusal is a `TrustRefused` with its code."""

@@ -5,7 +5,7 @@
 1. it is not larger than is read;
 2. python-tuf walks the roots, each signed by the one before and by itself, then timestamp, snapshot and targets, each
    signed, not older than what is on this disk, of one moment, and not expired at the reference time;
-3. what is in the targets and reads as a release is a release; other targets are none of ours;
+3. what is in the targets and reads as a release is a release; of other targets only the names of chunks are kept;
 4. the written files are brought to the disk, and the floor of time is raised.
 
 The reference time is the later of the clock and the floor. The floor is the latest time that a signature proves to be
@@ -65,10 +65,12 @@ class Releases:
     Attributes:
         by_key: (digest, counter) -> its signed description.
         online_keyid: the key that signs this fleet's wishes.
+        chunks: names of the chunks of all targets, also of those that this program cannot read.
     """
 
     by_key: Mapping[tuple[str, int], ReleaseTarget]
     online_keyid: str
+    chunks: frozenset[str] = frozenset()
 
     def find(self, digest: str, counter: int) -> ReleaseTarget:
         """One release.
@@ -368,14 +370,23 @@ def _online_key(root: Root) -> Key:
 
 def _releases_of(updater: Updater) -> Releases:
     found = {}
+    chunks: set[str] = set()
     for path, info in _trusted_targets(updater).items():
+        chunks |= _chunks_of(info.custom)
         try:
             release = ReleaseTarget.model_validate(info.custom)
         except ValidationError:
             continue  # another kind of target, or a release of a newer schema: not for this program
         if release.path == path and release.size_bytes == info.length and "sha256" in info.hashes:
             found[release.digest, release.counter] = release
-    return Releases(MappingProxyType(found), _online_key(_trusted_root(updater)).keyid)
+    return Releases(MappingProxyType(found), _online_key(_trusted_root(updater)).keyid, frozenset(chunks))
+
+
+def _chunks_of(description: object) -> set[str]:
+    """Names of chunks in a signed description of whatever schema: they are sent to all, and devices differ in age."""
+    listed = description.get("chunks") if isinstance(description, Mapping) else None
+    named = [each.get("sha256") for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    return {name for name in named if isinstance(name, str)}
 
 
 @contextlib.contextmanager

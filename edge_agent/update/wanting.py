@@ -73,7 +73,7 @@ class Wanting:
 
     def trust(self, event: TrustTaken, now: Moment) -> None:
         """A signed list: what it no longer names is given up, what it names may begin."""
-        self._stand.signed = SignedList(event.releases, event.metadata, event.expires)
+        self._stand.signed = SignedList(event.releases, event.metadata, event.expires, event.chunks)
         self._older = self._stand.expired = None
         record = self._stand.record
         candidate = record.candidate

@@ -56,6 +56,7 @@ def test_a_truthful_chain_gives_its_releases(store: TrustStore, fleet: Fleet) ->
     first = fleet.releases[0]
     assert releases.find(first.digest, 1) == first
     assert releases.online_keyid == fleet.keys.online.public_key.keyid
+    assert releases.chunks == {chunk.sha256 for release in fleet.releases for chunk in release.chunks}
 
 
 def test_the_same_message_again_changes_nothing(store: TrustStore, fleet: Fleet) -> None:
@@ -231,6 +232,23 @@ def test_a_foreign_target_is_none_of_our_releases(store: TrustStore, fleet: Flee
     targets = edited(fleet.trust.targets, fleet.keys.release, smuggle)
     releases = store.refresh(with_part(fleet.trust, "targets", targets), LATER)
     assert len(releases.by_key) == 2
+
+
+def test_the_chunks_of_a_release_of_a_newer_schema_are_those_of_something_signed(
+    store: TrustStore, fleet: Fleet
+) -> None:
+    named = {chunk.sha256 for release in fleet.releases for chunk in release.chunks}
+
+    def newer(signed: Any) -> None:
+        known = next(iter(signed.targets.values()))
+        custom = {"schema": "ahs.release/2", "chunks": [{"sha256": "c" * 64, "zstd": True}, {"name": 7}, "junk"]}
+        for path, more in (("7-new.zip", custom), ("8-odd.zip", {"chunks": 7}), ("9-none.zip", ["chunks"])):
+            signed.targets[path] = type(known)(5, {"sha256": "0" * 64}, path, {"custom": more})
+
+    later = with_part(fleet.trust, "targets", edited(fleet.trust.targets, fleet.keys.release, newer))
+    releases = store.refresh(later, LATER)
+    assert len(releases.by_key) == 2
+    assert releases.chunks == named | {"c" * 64}
 
 
 # Roots.

@@ -858,6 +858,22 @@ def test_chunks_of_other_signed_releases_are_on_their_way_to_others_and_nothing_
     assert (bench.state, bench.told) == (S.DOWNLOADING, ["downloading:"])
 
 
+def test_chunks_of_a_signed_release_that_this_program_cannot_read_are_no_sign_of_an_attack() -> None:
+    bench = started()
+    bench.unread = frozenset(f"{number:064x}" for number in range(SETTINGS.max_bad_chunks))
+    run(bench, until="deliver")
+    for _ in range(3):
+        bench.wait(SETTINGS.need_last_s)
+        for sha256 in bench.unread:
+            assert bench.tell(ChunkForeign(sha256)) == []
+    assert (bench.state, bench.told) == (S.DOWNLOADING, ["downloading:"])
+
+
+def test_an_event_that_the_core_does_not_know_is_an_error_and_not_nothing() -> None:
+    with pytest.raises(AssertionError):
+        started().tell("something new")  # type: ignore[arg-type]
+
+
 def test_what_chunks_belong_to_is_not_judged_before_a_list_is_known() -> None:
     disk = run(started(), until="deliver").disk
     again = started(disk=disk)

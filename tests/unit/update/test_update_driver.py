@@ -216,6 +216,11 @@ def test_a_release_is_delivered_tried_and_confirmed_by_what_live_fields_show(ben
     assert 'ahs_edge_update_refused_total{code="E_SIG",what="trust"} 0.0' in text
 
 
+def test_an_action_that_the_driver_does_not_know_is_an_error_and_not_nothing(bench: Bench) -> None:
+    with pytest.raises(AssertionError):
+        bench.driver._act("something new")  # type: ignore[arg-type]
+
+
 def test_a_wish_that_comes_before_its_trust_is_looked_at_when_that_has_come(bench: Bench, operator: Operator) -> None:
     bench.deaf = True
     bench.run()

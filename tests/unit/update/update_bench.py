@@ -158,6 +158,7 @@ class UpdateBench:
         self._kill = kill_at_save
         self.saves = 0
         self.sees: list[UpdateState] = []
+        self.unread: frozenset[str] = frozenset()
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
@@ -186,7 +187,8 @@ class UpdateBench:
 
     def trust(self, *targets: ReleaseTarget, metadata: str = "list-1", life_s: float = 1e6) -> list[Action]:
         expires = START + timedelta(seconds=self.at_s + life_s)
-        return self.tell(TrustTaken({key(target): target for target in targets}, metadata, expires))
+        chunks = frozenset(chunk.sha256 for target in targets for chunk in target.chunks) | self.unread
+        return self.tell(TrustTaken({key(target): target for target in targets}, metadata, expires, chunks))
 
     def want(
         self,
