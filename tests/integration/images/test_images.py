@@ -301,7 +301,7 @@ def test_no_account_of_the_boxs_own_can_be_a_devices() -> None:
 def jenkins_stages() -> dict[str, str]:
     """Name -> text of each stage, without comments."""
     text = re.sub(r"^\s*//.*$", "", (ROOT / "Jenkinsfile").read_text(), flags=re.MULTILINE)
-    stages = text[: text.index("post {")]
+    stages = text[: text.index("\n    post {")]
     parts = re.split(r"stage\('([\w-]+)'\)", stages)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -310,7 +310,7 @@ def test_every_stage_is_one_make_target_of_its_name() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
     stages = jenkins_stages()
-    assert list(stages) == ["lint", "check", "test-core", "test", "demo-check", "images"]
+    assert list(stages) == ["lint", "check", "test-core", "test", "demo-check", "images-check", "images"]
     for name, text in stages.items():
         commands = re.findall(r"sh '([^']*)'", text)
         assert len(commands) == 1
@@ -329,10 +329,16 @@ def test_make_knows_what_a_stage_would_do(stage: str) -> None:
 
 def test_results_of_the_tests_are_kept_whatever_happens() -> None:
     text = (ROOT / "Jenkinsfile").read_text()
-    always = text[text.index("always {") :]
+    always = text[text.rindex("always {") :]
     assert "junit testResults: 'build/junit/*.xml'" in always
-    for stage in ("check", "test-core", "test"):
+    for stage in ("check", "test-core", "test", "images-check"):
         assert f"--junitxml=build/junit/{stage}.xml" in jenkins_stages()[stage]
+
+
+def test_the_stage_that_starts_containers_runs_where_that_is_possible_and_keeps_its_own_results() -> None:
+    stage = jenkins_stages()["images-check"]
+    assert "agent { label 'linux && root && podman' }" in stage
+    assert "always { junit testResults: 'build/junit/images-check.xml'" in stage
 
 
 def test_jenkins_is_told_no_secret_but_by_the_name_of_a_credential() -> None:
