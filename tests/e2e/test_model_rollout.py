@@ -157,17 +157,16 @@ def test_two_agents_get_a_release_of_which_the_publisher_sends_each_byte_about_o
     assert NEW_BYTES <= sent <= 1.2 * NEW_BYTES, f"{sent} bytes for {NEW_BYTES} new ones and two devices"
 
 
-def test_a_worker_killed_in_a_wave_and_a_device_killed_in_its_trial_cost_nothing(system: LocalSystem) -> None:
+def test_a_worker_killed_in_a_wave_and_a_device_killed_after_the_delivery_cost_nothing(system: LocalSystem) -> None:
     digest = release(system)
     rollout_id = start_rollout(system)
     busy = (UpdateState.DOWNLOADING, UpdateState.VERIFIED, UpdateState.TRIAL)
     wait_until(lambda: member_state(system, rollout_id, "bench-1") in busy, why="the first wave is under way")
     system.cloud.kill()
     system.restart_cloud()
-    proving = (UpdateState.TRIAL, UpdateState.UNCONFIRMED)
-    wait_until(
-        lambda: member_state(system, rollout_id, "bench-1") in (*proving, UpdateState.CONFIRMED), why="it goes on"
-    )
+    # A quick one is through before we have looked; that each state survives a kill is tested on the device alone.
+    delivered = (UpdateState.TRIAL, UpdateState.UNCONFIRMED, UpdateState.CONFIRMED)
+    wait_until(lambda: member_state(system, rollout_id, "bench-1") in delivered, why="it goes on")
     killed = system.agents["bench-1"].part
     assert killed is not None
     killed.kill()
