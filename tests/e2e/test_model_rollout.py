@@ -74,7 +74,13 @@ def live(seed: int) -> dict[str, dict[str, object]]:
         "sampling": {"per_hour": 0, "audit_ratio": 0.0},
         "slide": {"name": "rollout", "target_white_cells": 10_000},
         "inference": {"threads": 1},
-        "update": {"soak_fields": 4, "soak_s": 0.5, "wait_for_slide_s": 0.0, "need_first_s": 2.0},
+        "update": {
+            "soak_fields": 4,
+            "soak_s": 0.5,
+            "max_latency_ratio": 100.0,  # a loaded machine is no slow model
+            "wait_for_slide_s": 0.0,
+            "need_first_s": 2.0,
+        },
     }
 
 
@@ -116,7 +122,9 @@ def release(system: LocalSystem) -> str:
 
 
 def start_rollout(system: LocalSystem) -> str:
-    thresholds = Thresholds(soak_s=1.0, step_deadline_s=120.0, wave_deadline_s=150.0, min_fields=4)
+    thresholds = Thresholds(
+        soak_s=1.0, step_deadline_s=120.0, wave_deadline_s=150.0, min_fields=4, max_latency_ratio=100.0
+    )
     waves = (WavePlan(devices=DEVICES[:1]), WavePlan(percent=100.0))
     with system.client() as client:
         return client.create_rollout(

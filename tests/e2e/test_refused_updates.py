@@ -39,6 +39,7 @@ UPDATE = {
     "soak_fields": 3,
     "soak_s": 0.0,
     "min_white_cells": 6,
+    "max_latency_ratio": 100.0,  # a loaded machine is no slow model
     "wait_for_slide_s": 0.0,
     "need_first_s": 0.5,
     "need_last_s": 1.0,

@@ -78,7 +78,9 @@ class Scene:
 
     def roll_out(self, release: ReleaseTarget, *waves: str) -> str:
         """Starts a rollout, one device a wave; its id."""
-        thresholds = Thresholds(soak_s=0.0, step_deadline_s=300.0, wave_deadline_s=600.0, min_fields=3)
+        thresholds = Thresholds(
+            soak_s=0.0, step_deadline_s=300.0, wave_deadline_s=600.0, min_fields=3, max_latency_ratio=100.0
+        )
         plan = tuple(WavePlan(devices=(device,)) for device in waves)
         wanted = RolloutCreate(counter=release.counter, devices=waves, waves=plan, thresholds=thresholds)
         with self.system.client() as client:
