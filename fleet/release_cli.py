@@ -227,8 +227,9 @@ def prune_releases(
 ) -> None:
     """Leaves old releases out of the signed list, so that there is room for new ones. Prints their counters.
 
-    What a device runs, keeps or is told of, what an open rollout brings or goes back to, the first and the newest
-    release stay: the cloud says which, and refuses a list without them.
+    What a device runs, keeps or is told of, what an open rollout brings or goes back to, what a straggler is still to
+    get, the first and the newest release stay: the cloud says which, and refuses a list without them. It does not know
+    of kits: a device that is started later from a kit of a release that was left out cannot be taken back to it.
     """
     with _told():
         finish_replacement(folder)
@@ -249,6 +250,10 @@ def prune_releases(
         write_trust(folder / TRUST_NAME, trust)
     full = trust_bytes(trust) / RELEASES_FILL_BYTES
     _tell(f"{len(counters) - len(gone)} releases stay; {full:.0%} of the room for releases is taken")
+    _tell(
+        "a device that is started from a kit of a release that was left out cannot be taken back to it: make new kits"
+        " (next time, --also COUNTER keeps a release)"
+    )
     for counter in gone:
         out.print(str(counter), highlight=False)
 

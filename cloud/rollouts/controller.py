@@ -23,6 +23,8 @@ from cloud.auth.tokens import SYSTEM
 from cloud.errors import LeaseLost, StorageUnavailable
 from cloud.metrics import Metrics
 from cloud.releases.desired import set_desired
+from cloud.releases.needed import still_expected
+from cloud.releases.queries import is_withdrawn
 from cloud.releases.signing import OnlineKey
 from cloud.rollouts.log import MAX_REASON, decided
 from cloud.rollouts.rows import Loaded, Seen, load, owed_return
@@ -32,7 +34,6 @@ from cloud.storage.tables import RolloutMemberRow, RolloutRow
 from fleet.contract.messages import Activation, Presence
 from fleet.contract.release import RolloutState
 from fleet.rollout.gates import Gate
-from fleet.rollout.members import BAD_STATES
 from fleet.rollout.plan import listed
 from fleet.rollout.rules import ALL_BACK, Action, MarkStraggler, Move, Offer, Return, RolloutView, decide, gates_of
 from fleet.rollout.states import MOVING_STATES, RolloutEvent, advance
@@ -157,7 +158,12 @@ class RolloutController:
             else:
                 self._online_since.pop(seen.row.device, None)
         view = loaded.view(self._online_since)
-        return _Look(loaded, view, decide(view, now))
+        actions = decide(view, now)
+        if actions and view.state is RolloutState.COMPLETED:
+            release = loaded.release
+            if await is_withdrawn(session, release.digest, release.counter):
+                actions = []  # no device would take it
+        return _Look(loaded, view, actions)
 
     async def _do(self, session: AsyncSession, look: _Look, held: Held) -> None:
         rollout, now = look.loaded.rollout, self._now()
@@ -237,10 +243,7 @@ def signing(key: OnlineKey) -> SetDesired:
 
 def _under_way() -> Select[str]:
     """Ids of the rollouts to look at: those that are open, and completed ones whose stragglers are still expected."""
-    late = select(RolloutMemberRow.rollout_id).where(
-        RolloutMemberRow.straggler.is_(True),
-        RolloutMemberRow.state.not_in(["confirmed", "superseded", *(state.value for state in BAD_STATES)]),
-    )
+    late = select(RolloutMemberRow.rollout_id).where(still_expected())
     completed = (RolloutRow.state == RolloutState.COMPLETED.value) & RolloutRow.id.in_(late)
     query = select(RolloutRow.id).where(or_(RolloutRow.state.in_(_WATCHED), completed))
     return query.order_by(RolloutRow.created_at, RolloutRow.id)

@@ -15,6 +15,7 @@ from cloud.errors import NotFound
 from cloud.storage.tables import DesiredRow, DeviceRow, DeviceStateRow, ReleaseRow, RolloutMemberRow, RolloutRow
 from fleet.contract.messages import Presence, Reported, SoakFigures, UpdateState
 from fleet.contract.release import ReleaseTarget, RolloutState, Thresholds
+from fleet.rollout.gates import Waived
 from fleet.rollout.members import Member, Order, Standing, standing_of
 from fleet.rollout.rules import RolloutView
 
@@ -83,7 +84,7 @@ class Loaded:
             evidence_accepted=evidence_accepted(self.release),
             wave_opened_at=row.wave_opened_at,
             soaking_since=row.soaking_since,
-            waived=row.waived_wave == row.wave,
+            waived=waived_of(row),
         )
 
 
@@ -202,6 +203,13 @@ def thresholds_of(stored: Any) -> Thresholds | None:
         return Thresholds.model_validate(stored)
     except ValidationError:
         return None
+
+
+def waived_of(rollout: RolloutRow) -> Waived:
+    """What was waived of the open wave; nothing where it does not say for which devices."""
+    if rollout.waived_wave != rollout.wave or not rollout.waived_for:
+        return frozenset()
+    return frozenset((device, str(name)) for device, names in rollout.waived_for.items() for name in names)
 
 
 def evidence_accepted(release: ReleaseRow) -> bool | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 
 from sqlalchemy import Select, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,7 +25,7 @@ from cloud.storage.tables import DeviceRow, ReleaseRow, RolloutMemberRow, Rollou
 from fleet.contract.http import RolloutCreate
 from fleet.contract.messages import UpdateState
 from fleet.contract.release import RolloutState
-from fleet.rollout.gates import lacking, why_not_waived
+from fleet.rollout.gates import lacking, waived_by, why_not_waived
 from fleet.rollout.plan import PlanError, listed, resolve
 from fleet.rollout.rules import gates_of
 from fleet.rollout.states import OPEN_STATES, RolloutError, RolloutEvent, advance, resume_event
@@ -47,10 +49,11 @@ async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *,
             release without evidence to another device.
     """
     by.require(Permission.MANAGE_ROLLOUTS)
-    # Locked: of two rollouts of a release without evidence that start at once, one must see the other.
-    release = await session.get(ReleaseRow, wanted.counter, with_for_update=True)
+    release = await session.get(ReleaseRow, wanted.counter)
     if release is None:
         raise NotFound(f"there is no release {wanted.counter}", code="no_release", hint="see GET /v1/releases")
+    # Locked: of two rollouts of a model without evidence that start at once, one must see the other.
+    same = await _lock_releases(session, release.digest)
     if await is_withdrawn(session, release.digest, release.counter):
         raise Conflict(
             f"release {release.counter} was left out of the signed list: no device would take it",
@@ -69,7 +72,7 @@ async def create(session: AsyncSession, by: Principal, wanted: RolloutCreate, *,
                 code="no_evidence",
                 hint="name one bench device as the first wave, or release the model with its evidence",
             )
-        await _refuse_spread(session, by, release, waves[0])
+        await _refuse_spread(session, by, release, same, waves[0])
     replaced = await replaceable(session, release, waves) if wanted.supersede else []
     if not wanted.supersede:
         await _refuse_conflict(session, devices)
@@ -134,7 +137,8 @@ async def resume(session: AsyncSession, by: Principal, rollout_id: str, reason: 
 async def waive(session: AsyncSession, by: Principal, rollout_id: str, reason: str, *, now: datetime) -> None:
     """Lets the open wave pass without observations that it lacks, on record; one that paused for that goes on.
 
-    Only for a wave whose devices are confirmed. What has failed, and the release's own evaluation, is never waived, and
+    Only for a wave whose devices are confirmed, and only for these: a device that is confirmed later owes its own
+    observations. What has failed, and the release's own evaluation, is never waived, and
     a figure that turns red later stops the rollout all the same.
 
     Raises:
@@ -149,7 +153,8 @@ async def waive(session: AsyncSession, by: Principal, rollout_id: str, reason: s
     if RolloutState(rollout.state) not in _WAIVABLE:
         raise _wrong_state(f"nothing can be waived for a rollout that is {rollout.state}")
     loaded = await load(session, rollout.id)
-    gates = gates_of(loaded.view(), now)
+    view = loaded.view()
+    gates = gates_of(view, now)
     why = why_not_waived(gates) if gates else "the thresholds cannot be read"
     if why is not None:
         raise Conflict(
@@ -157,16 +162,20 @@ async def waive(session: AsyncSession, by: Principal, rollout_id: str, reason: s
             code="not_waivable",
             hint="only missing observations of confirmed devices are waived; GET /v1/rollouts/{id} shows the gates",
         )
+    given = waived_by(view.members, rollout.wave, gates)
+    by_device = groupby(sorted(view.waived | given), key=itemgetter(0))
+    rollout.waived_for = {device: [name for _, name in pairs] for device, pairs in by_device}
     rollout.waived_wave = rollout.wave
     missing = ", ".join(gate.name for gate in lacking(gates))
-    words = f"wave {rollout.wave}, {missing}: {reason.strip()}"
+    devices = sorted({device for device, _ in given})
+    words = f"wave {rollout.wave}, {missing} of {listed(devices)}: {reason.strip()}"
     decided(session, rollout, by, action="waive", reason=words, gates=gates, now=now)
     trail.record(
         session,
         by,
         action="rollout.waive",
         subject=f"rollout/{rollout.id}",
-        after={"wave": rollout.wave, "gates": missing, "reason": reason.strip()},
+        after={"wave": rollout.wave, "gates": missing, "devices": devices, "reason": reason.strip()},
     )
     if RolloutState(rollout.state) is RolloutState.PAUSED and rollout.reason.startswith(_BY_ITSELF):
         await resume(session, by, rollout_id, "its evidence was waived", now=now)
@@ -183,12 +192,17 @@ async def abort(session: AsyncSession, by: Principal, rollout_id: str, reason: s
 
 async def roll_back(session: AsyncSession, by: Principal, rollout_id: str, reason: str, *, now: datetime) -> None:
     """Like an abort, and also after the end, as long as each device can go back: to the model that it ran before."""
+    by.require(Permission.MANAGE_ROLLOUTS)
+    # Devices first and rollouts after them, as `create` does: the other way round, two would wait for each other.
+    members = select(RolloutMemberRow.device).where(
+        RolloutMemberRow.rollout_id == rollout_id, RolloutMemberRow.site_id == by.site_id
+    )
+    await _lock_devices(session, (await session.scalars(members)).all())
     rollout = await _locked(session, by, rollout_id)
     if RolloutState(rollout.state) is not RolloutState.COMPLETED:
         await abort(session, by, rollout_id, reason, now=now)
         return
     devices = list((await session.scalars(_told(rollout.id))).all())
-    await _lock_devices(session, devices)
     await _refuse_conflict(session, devices)
     await _refuse_later(session, rollout, devices)
     await _refuse_unable(session, rollout)
@@ -276,14 +290,27 @@ def _can_return(seen: Seen) -> bool:
     return report.active.digest == wanted or (report.active.digest == seen.release and report.previous == wanted)
 
 
-async def _refuse_spread(session: AsyncSession, by: Principal, release: ReleaseRow, bench: Sequence[str]) -> None:
-    """A release without evidence stays on one device of the site, however many rollouts it is given."""
+async def _lock_releases(session: AsyncSession, digest: str) -> Sequence[ReleaseRow]:
+    """Every release of a model, in the order in which all who lock several do it."""
+    query = select(ReleaseRow).where(ReleaseRow.digest == digest).order_by(ReleaseRow.counter)
+    return (await session.scalars(query.with_for_update())).all()
+
+
+async def _refuse_spread(
+    session: AsyncSession, by: Principal, release: ReleaseRow, same: Iterable[ReleaseRow], bench: Sequence[str]
+) -> None:
+    """A model without evidence stays on one device of the site, however many releases and rollouts it is given.
+
+    Args:
+        same: all releases of the model; what was offered under one with evidence is no spread.
+    """
+    unproven = [row.counter for row in same if evidence_accepted(row) is not True]
     under_way = RolloutRow.state.in_([state.value for state in OPEN_STATES]) & (RolloutMemberRow.wave == 0)
     query = (
         select(RolloutRow.id, RolloutMemberRow.device)
         .join(RolloutMemberRow, RolloutMemberRow.rollout_id == RolloutRow.id)
         .where(
-            RolloutRow.counter == release.counter,
+            RolloutRow.counter.in_(unproven),
             RolloutRow.site_id == by.site_id,
             or_(RolloutMemberRow.offered_at.is_not(None), under_way),
             RolloutMemberRow.device.not_in(list(bench)),
@@ -294,7 +321,7 @@ async def _refuse_spread(session: AsyncSession, by: Principal, release: ReleaseR
     if found is not None:
         rollout_id, device = found
         raise Conflict(
-            f"release {release.counter} has no accepted evaluation, and {device} was offered it by {rollout_id}",
+            f"release {release.counter} has no accepted evaluation, and {device} was offered its model by {rollout_id}",
             code="no_evidence",
             hint=f"try it on {device} again, or release the model with its evidence",
         )

@@ -369,6 +369,7 @@ class RolloutRow(Base):
     paused_from: Mapped[str | None] = mapped_column(String(16))
     wave: Mapped[int] = mapped_column(default=0)
     waived_wave: Mapped[int | None]
+    waived_for: Mapped[dict[str, Any] | None]
     waves: Mapped[list[Any]]
     thresholds: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]

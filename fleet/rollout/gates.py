@@ -28,6 +28,10 @@ OF_THE_WAVE = frozenset({"confirmed", "undecided", "bad", "fields", *QUALITY})
 """Gates that a wave passes before it rests."""
 
 
+Waived = frozenset[tuple[str, str]]
+"""Pairs of a device and a gate: this device's lacking observations do not hold up this gate any more."""
+
+
 class Verdict(StrEnum):
     """What a gate says."""
 
@@ -79,17 +83,16 @@ def wave_gates(
     now: datetime,
     soaking_since: datetime | None,
     evidence_accepted: bool | None,
-    waived: bool = False,
+    waived: Waived = frozenset(),
 ) -> list[Gate]:
     """All gates of a wave, in the order in which they are shown.
 
     Args:
-        waived: whether a person has waived observations that this wave lacks.
+        waived: what a person has waived of the observations that this wave lacks.
     """
     own = counted(members, wave)
     gates = [*_counts(own, thresholds), _fields(own, thresholds), *_quality(own, members, thresholds)]
-    if waived:
-        gates = [_waive(gate) for gate in gates]
+    gates = [_waive(gate, own, thresholds, waived) for gate in gates]
     gates.append(_soak(thresholds, now=now, soaking_since=soaking_since))
     gates.append(_evidence(evidence_accepted))
     return gates
@@ -129,6 +132,12 @@ def lacking(gates: Sequence[Gate]) -> list[Gate]:
     return [gate for gate in gates if gate.name in WAIVABLE and gate.verdict is Verdict.WAITS]
 
 
+def waived_by(members: Sequence[Member], wave: int, gates: Sequence[Gate]) -> Waived:
+    """What a waiver given now holds for: the lacking observations of the devices that are confirmed, and no others."""
+    names = [gate.name for gate in lacking(gates)]
+    return frozenset((member.device, name) for member in _soaked(counted(members, wave)) for name in names)
+
+
 def red_quality(gates: Sequence[Gate]) -> list[Gate]:
     """The quality gates that stop the rollout."""
     return [gate for gate in gates if gate.name in QUALITY and gate.verdict is Verdict.RED]
@@ -163,14 +172,22 @@ def _counts(own: Sequence[Member], thresholds: Thresholds) -> list[Gate]:
 def _fields(own: Sequence[Member], thresholds: Thresholds) -> Gate:
     """Fields read with the new model by the confirmed device that read fewest, but for those that had it already."""
     had_it = sum(member.had_it for member in own)
-    new = [member.standing for member in own if member.confirmed and not member.had_it]
-    least = min((standing.soak.fields if standing.soak else 0 for standing in new), default=None)
+    least = min((_read(member) for member in _soaked(own)), default=None)
     if had_it and least is None:
         return Gate("fields", Verdict.GREEN, None, thresholds.min_fields, f"{had_it} had the release already")
     enough = least is not None and least >= thresholds.min_fields
     words = f"at least {least} fields on each confirmed device" if enough else "insufficient evidence: too few fields"
     words += f"; {had_it} more had the release already" if had_it else ""
     return Gate("fields", _green(enough), least, thresholds.min_fields, words)
+
+
+def _soaked(own: Sequence[Member]) -> list[Member]:
+    """The confirmed devices that owe observations: those that did not have the release already."""
+    return [member for member in own if member.confirmed and not member.had_it]
+
+
+def _read(member: Member) -> int:
+    return member.standing.soak.fields if member.standing.soak else 0
 
 
 def _quality(own: Sequence[Member], members: Sequence[Member], thresholds: Thresholds) -> list[Gate]:
@@ -259,8 +276,14 @@ def _judge(name: str, figure: float | None, limit: float, words: str, *, had_it:
     return Gate(name, Verdict.GREEN if good else Verdict.RED, figure, limit, f"{unit} {words}")
 
 
-def _waive(gate: Gate) -> Gate:
+def _waive(gate: Gate, own: Sequence[Member], thresholds: Thresholds, waived: Waived) -> Gate:
+    """Green when only devices lack the observations for which they were waived; one that came later owes its own."""
     if gate.name not in WAIVABLE or gate.verdict is not Verdict.WAITS:
+        return gate
+    owing = _soaked(own)
+    if gate.name == "fields":
+        owing = [member for member in owing if _read(member) < thresholds.min_fields]
+    if not owing or any((member.device, gate.name) not in waived for member in owing):
         return gate
     return replace(gate, verdict=Verdict.GREEN, text=f"{gate.text}; waived by a person")
 

@@ -23,6 +23,7 @@ from fleet.rollout.gates import (
     OF_THE_WAVE,
     Gate,
     Verdict,
+    Waived,
     counted,
     error_limit,
     may_go_on,
@@ -50,7 +51,7 @@ class RolloutView:
         wave: the wave that is open, from 0; the first one before any is.
         thresholds: None when what is stored cannot be read.
         evidence_accepted: of the release; None without evidence.
-        waived: whether a person has waived the observations that the open wave lacks.
+        waived: what a person has waived of the observations that the open wave lacks.
     """
 
     state: RolloutState
@@ -61,7 +62,7 @@ class RolloutView:
     evidence_accepted: bool | None
     wave_opened_at: datetime | None = None
     soaking_since: datetime | None = None
-    waived: bool = False
+    waived: Waived = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

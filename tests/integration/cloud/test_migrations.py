@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,13 +13,16 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from cloud.auth.principals import Role
+from cloud.auth.principals import Principal, Role
 from cloud.auth.tokens import SYSTEM, Tokens
 from cloud.config import DatabaseSettings
 from cloud.errors import ConfigurationError
+from cloud.rollouts import service
 from cloud.storage.engine_sqlalchemy import Storage, migration_engine
 from cloud.storage.migrating import downgrade, migrate, require_current
 from cloud.storage.tables import Base
+from fleet.contract.http import RolloutCreate
+from tests.fakes.fleet_reports import SITE, ReportedFleet, add_release
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +47,23 @@ async def add_token(url: str) -> None:
     await storage.close()
 
 
+async def add_rollout(url: str) -> None:
+    """A release, its rollout with a member, and a decision."""
+    storage = Storage(url, SETTINGS)
+    at = datetime.now(UTC)
+    await ReportedFleet(storage, lambda: at).add("bench-1")
+    await add_release(storage, 1)
+    by = Principal(id=SYSTEM.id, role=Role.OPERATOR, site_id=SITE, name="an operator")
+    async with storage.writing() as session:
+        await service.create(session, by, RolloutCreate(counter=1, devices=("bench-1",)), now=at)
+    await storage.close()
+
+
+def rows(url: str) -> dict[str, int]:
+    tables = ("releases", "rollouts", "rollout_members", "rollout_decisions", "devices", "audit", "tokens")
+    return {table: ask(url, f"SELECT count(*) FROM {table}") for table in tables}
+
+
 async def test_the_migrations_make_exactly_the_tables_of_the_program(empty_database_url: str) -> None:
     migrate(empty_database_url, SETTINGS)
     engine = migration_engine(empty_database_url, SETTINGS)
@@ -54,16 +74,26 @@ async def test_the_migrations_make_exactly_the_tables_of_the_program(empty_datab
 
 
 async def test_back_and_forward_keeps_the_rows_and_the_guard(empty_database_url: str) -> None:
-    assert migrate(empty_database_url, SETTINGS) == (None, "0004")
+    assert migrate(empty_database_url, SETTINGS) == (None, "0005")
     await add_token(empty_database_url)
+    await add_rollout(empty_database_url)
+    before = rows(empty_database_url)
+    assert min(before.values()) > 0
 
-    assert downgrade(empty_database_url, SETTINGS, target="0001") == ("0004", "0001")
-    assert ask(empty_database_url, "SELECT count(*) FROM audit") == 1
+    assert downgrade(empty_database_url, SETTINGS, target="0003") == ("0005", "0003")
+    assert rows(empty_database_url) == before
+    migrate(empty_database_url, SETTINGS)
+    assert rows(empty_database_url) == before
+    with pytest.raises(DBAPIError, match="append-only"):
+        ask(empty_database_url, "DELETE FROM rollout_decisions")
+
+    assert downgrade(empty_database_url, SETTINGS, target="0001") == ("0005", "0001")
+    assert ask(empty_database_url, "SELECT count(*) FROM audit") == before["audit"]
     with pytest.raises(ConfigurationError, match="run `ahs-cloud migrate`"):
         require_current(empty_database_url, SETTINGS)
     migrate(empty_database_url, SETTINGS)
 
-    assert ask(empty_database_url, "SELECT count(*) FROM tokens") == 1
+    assert ask(empty_database_url, "SELECT count(*) FROM tokens") == before["tokens"]
     with pytest.raises(DBAPIError, match="append-only"):
         ask(empty_database_url, "DELETE FROM audit")
 
@@ -71,6 +101,7 @@ async def test_back_and_forward_keeps_the_rows_and_the_guard(empty_database_url:
 async def test_all_the_way_back_leaves_nothing(empty_database_url: str) -> None:
     migrate(empty_database_url, SETTINGS)
     await add_token(empty_database_url)
+    await add_rollout(empty_database_url)
     downgrade(empty_database_url, SETTINGS, target="base")
     engine = migration_engine(empty_database_url, SETTINGS)
     with engine.begin() as connection:
@@ -86,7 +117,7 @@ async def test_two_programs_that_start_together_migrate_once(empty_database_url:
     command = [sys.executable, "-c", code, empty_database_url]
     programs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted(program.communicate(timeout=60)[0].strip() for program in programs)
-    assert said == ["('0004', '0004')", "(None, '0004')"]
+    assert said == ["('0005', '0005')", "(None, '0005')"]
 
 
 async def test_tables_of_a_newer_program_are_left_alone(empty_database_url: str) -> None:

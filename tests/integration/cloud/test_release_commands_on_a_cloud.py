@@ -64,9 +64,12 @@ def test_old_releases_are_left_out_and_their_counters_are_not_given_again(operat
         assert made.exit_code == 0, made.output
     nothing = operator.runs("prune", "--keep", "3", *keys)
     assert (nothing.exit_code, nothing.stdout) == (0, ""), nothing.output
+    assert "from a kit" not in nothing.stderr
     pruned = operator.runs("prune", "--keep", "1", "--also", "3", *keys)
     assert (pruned.exit_code, pruned.stdout.splitlines()[-1]) == (0, "2"), pruned.output
     assert "3 releases stay" in pruned.stderr
+    assert "started from a kit of a release that was left out" in pruned.stderr.replace("\n", " ")
+    assert "--also" in pruned.stderr
     assert operator.runs("verify", *keys).exit_code == 0
     assert "withdrawn" in operator.runs("list").stdout
     archive, _ = bundle_zip("1.5.0", b"head five")

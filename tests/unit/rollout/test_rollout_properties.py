@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fleet.contract.messages import Activation, Presence, SoakFigures, UpdateState
 from fleet.contract.release import CODE_FAMILIES, CodeFamily, RolloutState, Thresholds, UpdateCode
+from fleet.rollout.gates import WAIVABLE
 from fleet.rollout.members import Member, Standing
 from fleet.rollout.rules import MarkStraggler, Move, Offer, Return, RolloutView, decide
 from fleet.rollout.states import RolloutEvent, advance
@@ -118,8 +119,15 @@ def broken(draw: Any) -> Thresholds:
     return Thresholds.model_construct(**(good | {draw(st.sampled_from(sorted(good))): draw(strange)}))
 
 
+def maybe_waived(view: RolloutView) -> Any:
+    """The same with what lacks waived for some of its devices."""
+    names = sorted({member.device for member in view.members})
+    some = st.sets(st.sampled_from(names)) if names else st.just(set())
+    return some.map(lambda chosen: replace(view, waived=frozenset((d, gate) for d in chosen for gate in WAIVABLE)))
+
+
 def views(thresholds: Any) -> Any:
-    return st.builds(
+    built = st.builds(
         RolloutView,
         state=st.sampled_from(RolloutState),
         wave=st.integers(0, 2),
@@ -129,8 +137,8 @@ def views(thresholds: Any) -> Any:
         evidence_accepted=st.none() | st.booleans(),
         wave_opened_at=moments,
         soaking_since=moments,
-        waived=st.booleans(),
     )
+    return built.flatmap(maybe_waived)
 
 
 near_a_gate = st.builds(
@@ -150,8 +158,7 @@ near_a_gate = st.builds(
     evidence_accepted=st.sampled_from([True, True, False, None]),
     wave_opened_at=st.just(at(0)),
     soaking_since=st.sampled_from([at(0), at(50)]),
-    waived=st.booleans(),
-)
+).flatmap(maybe_waived)
 """One step before something opens."""
 
 
@@ -192,10 +199,11 @@ def forbids(view: RolloutView, now: Any) -> list[str]:
     ):
         found.append("one that is online is not decided")
     new = [m for m in confirmed if m.standing.soak is not None or not m.ran_before]
-    few = any(m.standing.soak is None or m.standing.soak.fields < limits.min_fields for m in new)
-    if few and not view.waived:
+    few = [m.device for m in new if m.standing.soak is None or m.standing.soak.fields < limits.min_fields]
+    if any((device, "fields") not in view.waived for device in few):
         found.append("insufficient evidence")
-    shown = [m.standing.soak for m in confirmed if m.standing.soak]
+    # Of fewer fields there is no figure yet: that is want of evidence, and may be waived.
+    shown = [m.standing.soak for m in confirmed if m.standing.soak and m.standing.soak.fields >= limits.min_fields]
     if shown and all((s.disagreement_ratio or 0) > limits.max_disagreement for s in shown):
         running = [m for m in own if m.standing.state is S.UNCONFIRMED]
         if not running:

@@ -10,7 +10,7 @@ import pytest
 
 from fleet.contract.messages import Activation, SoakFigures, UpdateState
 from fleet.contract.release import RolloutState, Thresholds
-from fleet.rollout.gates import lacking, why_not_waived
+from fleet.rollout.gates import WAIVABLE, lacking, waived_by, why_not_waived
 from fleet.rollout.members import Member, Standing
 from fleet.rollout.rules import (
     MarkStraggler,
@@ -298,6 +298,9 @@ def test_a_confirmed_wave_whose_evidence_does_not_come_pauses() -> None:
     assert moved(replace(found, wave_opened_at=at(300)), 301) is None
 
 
+FOR_BENCH_1 = frozenset(("bench-1", name) for name in WAIVABLE)
+
+
 def test_a_waived_wave_goes_on_without_the_observations_it_lacks() -> None:
     few = view(member(state=S.CONFIRMED, soak=soak(fields=3)))
     gates = gates_of(few, at(301))
@@ -305,18 +308,39 @@ def test_a_waived_wave_goes_on_without_the_observations_it_lacks() -> None:
     assert [gate.name for gate in lacking(gates)] == [
         *("fields", "disagreement", "uncertain_rise", "withheld_rise", "latency")
     ]
-    waived = replace(few, waived=True)
+    waived = replace(few, waived=waived_by(few.members, 0, gates))
     assert moved(waived, 301) == (E.SOAK, "wave 0 is confirmed and rests")
     told = {gate.name: gate.text for gate in gates_of(waived, at(301))}
     assert told["fields"] == "insufficient evidence: too few fields; waived by a person"
     assert "waived" not in told["confirmed"] + told["evidence"] + told["soak"]
 
 
+@pytest.mark.parametrize("shown", [None, soak(fields=3), soak(disagreement_ratio=None)])
+def test_a_device_that_is_confirmed_after_the_waiver_owes_its_own_observations(shown: SoakFigures | None) -> None:
+    first = member(state=S.CONFIRMED, soak=soak(fields=3))
+    late = member("bench-2", state=S.CONFIRMED, soak=shown)
+    both = view(first, late, waived=FOR_BENCH_1)
+    assert moved(both, 299) is None
+    assert (moved(both, 301) or (None,))[0] is E.PAUSE
+    gates = gates_of(both, at(301))
+    assert why_not_waived(gates) is None
+    again = replace(both, waived=both.waived | waived_by(both.members, 0, gates))
+    assert moved(again, 301) == (E.SOAK, "wave 0 is confirmed and rests")
+    seen = replace(both, members=(first, replace(late, standing=replace(late.standing, soak=soak()))))
+    assert moved(seen, 301) == (E.SOAK, "wave 0 is confirmed and rests")
+
+
+def test_a_gate_that_was_not_waived_waits_though_others_were() -> None:
+    without = frozenset(pair for pair in FOR_BENCH_1 if pair[1] != "latency")
+    few = view(member(state=S.CONFIRMED, soak=soak(fields=3)), waived=without)
+    assert [gate.name for gate in lacking(gates_of(few, at(301)))] == ["latency"]
+
+
 def test_a_waiver_is_of_its_wave_and_of_nothing_that_has_failed_is_undecided_or_is_the_releases_own() -> None:
-    red = view(member(state=S.CONFIRMED, soak=soak(latency_ratio=9.0, disagreement_ratio=None)), waived=True)
+    red = view(member(state=S.CONFIRMED, soak=soak(latency_ratio=9.0, disagreement_ratio=None)), waived=FOR_BENCH_1)
     assert (moved(red, 301) or (None,))[0] is E.ABORT
     assert "failed, which is not waived" in (why_not_waived(gates_of(red, at(301))) or "")
-    silent = view(member(), waived=True)
+    silent = view(member(), waived=FOR_BENCH_1)
     event, reason = moved(silent, 301) or (None, "")
     assert (event, "bench-1 is online and idle" in reason) == (E.PAUSE, True)
     assert "not decided yet" in (why_not_waived(gates_of(silent, at(301))) or "")
@@ -326,7 +350,7 @@ def test_a_waiver_is_of_its_wave_and_of_nothing_that_has_failed_is_undecided_or_
         waiting("bench-2", 1),
         state=R.SOAKING,
         evidence_accepted=None,
-        waived=True,
+        waived=FOR_BENCH_1,
     )
     event, reason = moved(unproven, 61) or (None, "")
     assert (event, "does not leave the first wave" in reason) == (E.PAUSE, True)

@@ -18,5 +18,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Back."""
-    with op.batch_alter_table("rollouts") as table:
-        table.drop_column("waived_wave")
+    op.drop_column("rollouts", "waived_wave")
