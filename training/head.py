@@ -21,6 +21,8 @@ from training.errors import DataError
 
 CLASSES = len(WhiteCellType)
 MAX_NEWTON_STEPS = 40
+LEAST_SPREAD = 1e-6
+"""Embeddings that differ by less in every dimension tell no cell from another."""
 LEAST_QUANTILE = 0.1
 """A class with a probability of .9 or more is always in the set."""
 Array = NDArray[np.float64]
@@ -107,7 +109,7 @@ def fit_head(
         weights_of: (N,) how much each training cell counts within its type; by default all alike.
 
     Raises:
-        DataError: a class without cells on either side.
+        DataError: a class without cells on either side, or embeddings that do not differ.
     """
     options = options or HeadOptions()
     for name, cells in (("training", train), ("held-out", held_out)):
@@ -115,6 +117,8 @@ def fit_head(
         if missing:
             kinds = ", ".join(list(WhiteCellType)[c] for c in missing)
             raise DataError(f"no {name} cells of type {kinds}; label some before fitting a head")
+    if float(train.embeddings.std(axis=0).max()) < LEAST_SPREAD:
+        raise DataError("the embeddings of all cells are alike: the embedder is untrained, or int8 left nothing of it")
     weights, bias = fit_linear(train.embeddings, train.labels, ridge=options.ridge, weights_of=weights_of)
     logits = held_out.embeddings.astype(np.float64) @ weights.T + bias
     temperature = fit_temperature(logits, held_out.labels)

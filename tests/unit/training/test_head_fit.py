@@ -109,6 +109,12 @@ def test_a_type_without_cells_is_named() -> None:
         fit_head(partial, few)
 
 
+def test_embeddings_that_do_not_differ_are_refused_with_why() -> None:
+    same = LabelledEmbeddings(np.ones_like(cells(1).embeddings), cells(1).labels, cells(1).origins)
+    with pytest.raises(DataError, match="the embedder is untrained"):
+        fit_head(same, cells(2))
+
+
 def test_fitting_a_head_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import training.head"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
