@@ -184,8 +184,11 @@ class UpdateDriver:
         record = self.core.record
         match event:
             case TrustMessage():
+                # Either may start a trial at once: the core has to know whether a slide is being read now.
+                self._look()
                 self._handle_all(self._receiver.trust(event.payload))
             case DesiredMessage():
+                self._look()
                 self._handle_all(self._receiver.wish(event.payload))
             case ChunkMessage():
                 candidate = None if record.candidate is None else Model.of(record.candidate).key
@@ -204,8 +207,11 @@ class UpdateDriver:
         candidate = self.core.record.candidate
         if candidate is not None and evidence is not None:
             self._handle(Soaked((candidate.digest, candidate.counter), evidence))
-        self._handle(Tick(self._outside.reading()))
+        self._look()
         self._measure()
+
+    def _look(self) -> None:
+        self._handle(Tick(self._outside.reading()))
 
     # --- out --------------------------------------------------------------------------------------------------------
 

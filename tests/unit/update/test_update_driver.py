@@ -78,10 +78,17 @@ class Operator:
         life = timedelta(hours=1)
         return resigned(self.trust, self.keys.online, at or datetime.now(UTC), timestamp_for=life, snapshot_for=life)
 
-    def wish(self, target: ReleaseTarget, version: int = 1, *, device: str = DEVICE) -> bytes:
+    def wish(
+        self,
+        target: ReleaseTarget,
+        version: int = 1,
+        *,
+        device: str = DEVICE,
+        activation: Activation = Activation.ACTIVATE,
+    ) -> bytes:
         desired = Desired(
             device=device, version=version, release=target.digest, counter=target.counter, rollout="r-1",
-            activation=Activation.ACTIVATE,
+            activation=activation,
         )  # fmt: skip
         return encode(sign_desired(self.keys.online, desired))
 
@@ -119,12 +126,13 @@ class Bench:
         self.metrics, self.problems = Metrics(), Problems()
         self.deaf = False
         self.following = False
+        self.slide_open = False
         outside = Outside(
             follow_chunks=self._follow,
             ask=self._ask,
             changed=lambda: None,
             stored=lambda: None,
-            reading=lambda: False,
+            reading=lambda: self.slide_open,
         )
         self.driver = UpdateDriver(
             UpdateCore(self.opened.record, settings),
@@ -323,6 +331,19 @@ def test_an_end_on_purpose_is_no_unclean_start(tmp_path: Path, operator: Operato
             again.run()
             assert again.driver.core.record.state is UpdateState.UNCONFIRMED
             assert again.switch.model.digest == operator.targets[1].digest
+
+
+def test_a_wish_right_after_a_start_waits_for_the_slide_that_is_being_read(tmp_path: Path, operator: Operator) -> None:
+    with closing(Bench(tmp_path, operator)) as first:
+        first.run().tell(operator.targets[1], activation=Activation.DOWNLOAD)
+        first.reaches(UpdateState.VERIFIED)
+    with closing(Bench(tmp_path, operator, wait_for_slide_s=600.0)) as again:
+        again.slide_open = True
+        again.tell(operator.targets[1], version=2)  # all of it lies there before the thread has looked at anything
+        again.run()
+        again.reaches(UpdateState.WAITING)
+        again.slide_open = False
+        again.reaches(UpdateState.UNCONFIRMED)
 
 
 def test_a_failed_trial_leaves_the_model_that_reads(tmp_path: Path, operator: Operator) -> None:
