@@ -175,7 +175,7 @@ def document(contenders: list[Contender], times: dict[str, list[float]], fields:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {_ms(times[name])} | {median(times[name]) / yolo_ms:.2f} |" for name in fields]
-    return "\n".join([*lines, "", "Again: `make bench-models`.", ""])
+    return "\n".join([*lines, "", "Research use only. Again: `make bench-models`.", ""])
 
 
 def _ms(values: list[float]) -> str:

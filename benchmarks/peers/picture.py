@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from math import log10
 
-ROW_PX, NAME_PX, BAR_PX, FIGURE_PX, TOP_PX = 26, 330, 420, 90, 34
+ROW_PX, NAME_PX, BAR_PX, FIGURE_PX, TOP_PX = 26, 400, 420, 90, 34
 OURS, PEER = "#0072b2", "#999999"
 
 
