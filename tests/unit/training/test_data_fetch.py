@@ -27,6 +27,7 @@ from training.data.places import data_root, fetched_root
 from training.data.public_sets import BUILDERS
 from training.data.sources import Sources, load_sources
 from training.errors import DataError
+from training.terminal import console
 
 runner = CliRunner()
 SOURCES = load_sources()
@@ -199,14 +200,19 @@ def test_a_zip_in_a_zip_is_gone_through_too(tmp_path: Path) -> None:
     assert dict(members(outer)) == {"a/b.jpg": b"inside", "c.txt": b"beside"}
 
 
-def test_the_command_refuses_another_source_and_names_what_there_is(server: FileServer, tmp_path: Path) -> None:
+def test_the_command_refuses_another_source_and_names_what_there_is(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = runner.invoke(app, ["data", "fetch", "det_txl", "--mirror", server.url])
     assert said.exit_code == 1
     assert "1259 of 1259 pinned pictures are not in the archive" in said.output
     unknown = runner.invoke(app, ["data", "fetch", "moon"])
     assert unknown.exit_code == 1
     assert "is no public set; there are det_txl, det_bccd, wbc_pbc" in unknown.output
-    listed = runner.invoke(app, ["data", "list"], env={"COLUMNS": "200"})
+    # The terminal's width was read when the console was made; a narrow one wraps the words that are looked for.
+    monkeypatch.setattr(console, "_width", 200)
+    monkeypatch.setattr(console, "_height", 50)
+    listed = runner.invoke(app, ["data", "list"])
     assert listed.exit_code == 0
     assert listed.output.count("not here: data fetch") == len(SOURCES.sets)
 
