@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
+
 from cloud.config import Settings
 from cloud.metrics import Metrics
 from cloud.rollouts.controller import RolloutController, signing
@@ -115,3 +117,12 @@ async def started_floor(settings_for: Callable[..., Settings], tools: Any, tmp_p
         assert held is not None
         controller = RolloutController(cloud.storage, Metrics(), signing(cloud.app.state.parts.releases.key), now=clock)
         yield Floor(cloud, fleet, clock, controller, held, tools.bearer(await cloud.token()))
+
+
+def states(found: RolloutDetail) -> dict[str, str]:
+    return {member.device: member.state.value for member in found.members}
+
+
+async def count(floor: Floor, table: Any, *where: Any) -> int:
+    async with floor.cloud.storage.reading() as session:
+        return int(await session.scalar(select(func.count()).select_from(table).where(*where)) or 0)

@@ -32,6 +32,9 @@ from fleet.contract.cells import ModelRef
 from models.bundle.manifest import CellClass
 from models.runtime.imaging import encode_jpeg
 from models.runtime.results import CellType, Detection, FieldAnalysis, ImageRGB
+from tests.fakes.releases import ReleaseDesk
+from tests.fakes.releasing import Releasing, releasing
+from tests.fakes.rollout_floor import Floor, started_floor
 
 EDGE_DIGEST = "sha256:" + "a1" * 32
 CLOUD_DIGEST = "sha256:" + "b2" * 32
@@ -356,3 +359,32 @@ def postgres_server() -> Iterator[PostgresServer]:
     yield server
     server.stop()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> ReleaseDesk:
+    return ReleaseDesk(tmp_path / "keys")
+
+
+@pytest.fixture
+async def fleet(settings_for: Callable[..., Any], tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
+    """On each database, with the factory's trust."""
+    settings = settings_for(releases={"online_key_file": desk.online_key_file})
+    async with releasing(settings, tools, desk) as started:
+        assert (await started.give_trust()).status_code == 200
+        yield started
+
+
+@pytest.fixture
+async def sqlite_fleet(sqlite_settings: Callable[..., Any], tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
+    """The same for what does not depend on the database."""
+    settings = sqlite_settings(releases={"online_key_file": desk.online_key_file})
+    async with releasing(settings, tools, desk) as started:
+        assert (await started.give_trust()).status_code == 200
+        yield started
+
+
+@pytest.fixture
+async def floor(settings_for: Callable[..., Settings], tools: Any, tmp_path: Path) -> AsyncIterator[Floor]:
+    async with started_floor(settings_for, tools, tmp_path) as started:
+        yield started

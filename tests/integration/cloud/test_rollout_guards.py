@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from sqlalchemy import select, text, update
 
 from cloud.auth.principals import Principal, Role
 from cloud.auth.tokens import SYSTEM
-from cloud.config import Settings
 from cloud.releases.store import save_trust
 from cloud.rollouts import service
 from cloud.storage.tables import AuditRow, DeviceRow, RolloutRow
@@ -20,7 +18,7 @@ from fleet.contract.messages import UpdateState
 from fleet.contract.release import RolloutState
 from tests.fakes.fleet_reports import GOOD, NEW, OLD, SITE, add_release, digest_of
 from tests.fakes.releases import ReleaseDesk
-from tests.fakes.rollout_floor import Floor, started_floor
+from tests.fakes.rollout_floor import Floor
 
 pytestmark = pytest.mark.anyio
 
@@ -29,12 +27,6 @@ R = RolloutState
 BY = Principal(id=SYSTEM.id, role=Role.OPERATOR, site_id=SITE, name="an operator")
 ALL_AT_ONCE = [{"percent": 100}]
 FEW = GOOD.model_copy(update={"fields": 3})
-
-
-@pytest.fixture
-async def floor(settings_for: Callable[..., Settings], tools: Any, tmp_path: Path) -> AsyncIterator[Floor]:
-    async with started_floor(settings_for, tools, tmp_path) as started:
-        yield started
 
 
 async def confirm(floor: Floor, rollout: str, device: str, soak: Any) -> None:

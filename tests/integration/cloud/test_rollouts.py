@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 
-from cloud.config import Settings
-from cloud.errors import LeaseLost
-from cloud.rollouts.figures import RolloutFigures, read_rollout_figures
-from cloud.storage.leases import Held
 from cloud.storage.tables import (
     AuditRow,
-    DesiredRow,
-    LeaseRow,
-    RolloutMemberRow,
     RolloutRow,
 )
-from fleet.contract.http import RolloutDetail
 from fleet.contract.messages import UpdateState
 from fleet.contract.release import RolloutState
 from tests.fakes.fleet_reports import GOOD, NEW, OLD, add_release
-from tests.fakes.rollout_floor import QUICK, TWO_WAVES, Floor, Killed, started_floor
+from tests.fakes.rollout_floor import TWO_WAVES, Floor, count, states
 
 pytestmark = pytest.mark.anyio
 
 NEWER = "sha256:" + "3" * 64
 S, R = UpdateState, RolloutState
-
-
-@pytest.fixture
-async def floor(settings_for: Callable[..., Settings], tools: Any, tmp_path: Path) -> AsyncIterator[Floor]:
-    async with started_floor(settings_for, tools, tmp_path) as started:
-        yield started
-
-
-def states(found: RolloutDetail) -> dict[str, str]:
-    return {member.device: member.state.value for member in found.members}
-
-
-async def count(floor: Floor, table: Any, *where: Any) -> int:
-    async with floor.cloud.storage.reading() as session:
-        return int(await session.scalar(select(func.count()).select_from(table).where(*where)) or 0)
 
 
 async def test_a_release_goes_from_wave_to_wave_and_every_decision_is_on_record(floor: Floor) -> None:
@@ -382,152 +357,6 @@ async def test_a_straggler_of_an_ended_rollout_belongs_to_the_next_one(floor: Fl
     assert states(await floor.get(first))["bench-3"] == "superseded"
 
 
-async def supersede(floor: Floor, **changes: Any) -> Any:
-    return await floor.post("/v1/rollouts", {"counter": 3, "waves": TWO_WAVES, "thresholds": QUICK} | changes)
-
-
-async def test_a_newer_rollout_takes_the_place_of_one_that_is_under_way_and_its_devices_follow_it(floor: Floor) -> None:
-    await add_release(floor.cloud.storage, 3, NEWER)
-    first = await floor.create()
-    await floor.go()
-    assert await floor.state(first) is R.SOAKING
-    assert (await supersede(floor)).json()["code"] == "rollout_conflict"
-    answer = await supersede(floor, supersede=True)
-    assert answer.status_code == 201, answer.text
-    second = answer.json()["summary"]["id"]
-    old = await floor.get(first)
-    assert old.summary.state is R.SUPERSEDED
-    assert old.summary.reason == f"replaced by the rollout {second} of release 3"
-    assert states(old) == {"bench-1": "confirmed", "bench-2": "superseded", "bench-3": "superseded"}
-    assert (old.decisions[0].action, old.decisions[0].by) == ("supersede", "a operator")
-    assert first in (await floor.get(second)).decisions[0].reason
-    await floor.look()
-    desired = await floor.fleet.desired()
-    assert {told.rollout for told in desired.values()} == {second}
-    assert {told.release for told in desired.values()} == {NEWER}
-    assert await floor.state(first) is R.SUPERSEDED
-    await floor.fleet.follow()
-    assert {name: device.active for name, device in floor.fleet.devices.items()} == {
-        "bench-1": NEWER,
-        "bench-2": OLD,
-        "bench-3": OLD,
-    }
-    assert (await floor.command(first, "resume")).json()["code"] == "wrong_state"
-    assert (await floor.command(second, "abort")).status_code == 200
-    await floor.go()
-    # The bench device had confirmed the first model; the others had only downloaded it.
-    assert {name: told.release for name, told in (await floor.fleet.desired()).items()} == {
-        "bench-1": NEW,
-        "bench-2": OLD,
-        "bench-3": OLD,
-    }
-
-
-@pytest.mark.parametrize("told_by_the_second", [False, True])
-async def test_a_device_in_the_middle_of_a_replaced_rollout_goes_back_to_what_it_ran_before_both(
-    floor: Floor, told_by_the_second: bool
-) -> None:
-    await add_release(floor.cloud.storage, 3, NEWER)
-    first = await floor.create(devices=["bench-1"], waves=[])
-    await floor.look()
-    told = (await floor.fleet.desired())["bench-1"]
-    bench = floor.fleet.devices["bench-1"]
-    await bench.report(
-        active=NEW, previous=OLD, counter=2, state="unconfirmed", rollout=first, version=told.version, soak=GOOD
-    )
-    second = (await supersede(floor, devices=["bench-1"], waves=[], supersede=True)).json()["summary"]["id"]
-    assert states(await floor.get(first)) == {"bench-1": "superseded"}
-    if told_by_the_second:
-        await floor.look()
-    await floor.command(second, "abort")
-    await floor.look()
-    told = (await floor.fleet.desired())["bench-1"]
-    assert (told.release, told.counter, told.rollout) == (OLD, 1, second)
-    await floor.go()
-    assert (bench.active, await floor.state(second)) == (OLD, R.ABORTED)
-
-
-async def test_a_rollout_that_cannot_be_replaced_is_a_conflict_with_its_reason(floor: Floor) -> None:
-    await add_release(floor.cloud.storage, 3, NEWER)
-    await add_release(floor.cloud.storage, 4, "sha256:" + "4" * 64, accepted=None)
-    first = await floor.create()
-    await floor.go()
-    for changes, words in (
-        ({"devices": ["bench-2"], "waves": []}, "has told devices that this one does not have: bench-1, bench-3"),
-        ({"counter": 2}, "brings the same model"),
-        ({"counter": 4}, "has no accepted evaluation, and beyond its first wave"),
-    ):
-        refused = await supersede(floor, supersede=True, **changes)
-        assert (refused.status_code, refused.json()["code"]) == (409, "rollout_conflict")
-        assert words in refused.json()["detail"]
-    await floor.command(first, "abort")
-    refused = await supersede(floor, supersede=True)
-    assert "takes its devices back" in refused.json()["detail"]
-    assert await count(floor, RolloutRow) == 1
-    assert await floor.state(first) is R.ABORTING
-
-
-async def test_missing_observations_are_waived_on_record_and_the_rollout_goes_on(floor: Floor, tools: Any) -> None:
-    rollout = await floor.create()
-    await floor.look()
-    told = (await floor.fleet.desired())["bench-1"]
-    few = GOOD.model_copy(update={"fields": 3})
-    await floor.fleet.devices["bench-1"].report(
-        active=NEW, previous=OLD, counter=2, state="confirmed", rollout=rollout, version=told.version, soak=few
-    )
-    await floor.look()
-    floor.clock.pass_s(601)
-    await floor.look()
-    found = await floor.get(rollout)
-    assert (found.summary.state, "too few fields" in found.summary.reason) == (R.PAUSED, True)
-    missing = await floor.command(rollout, "waive", "  ")
-    assert (missing.status_code, missing.json()["code"]) == (422, "reason_missing")
-    viewer = tools.bearer(await floor.cloud.token("viewer"))
-    assert (await floor.post(f"/v1/rollouts/{rollout}/waive", {"reason": "x"}, viewer)).status_code == 403
-
-    waived = await floor.command(rollout, "waive", "a quiet night, seen by the chief")
-    assert waived.status_code == 200, waived.text
-    assert waived.json()["summary"]["state"] == "running"
-    decisions = {row.action: row for row in (await floor.get(rollout)).decisions}
-    assert decisions["waive"].by == "a operator"
-    assert decisions["waive"].reason.startswith("wave 0, fields, disagreement")
-    assert decisions["waive"].reason.endswith(": a quiet night, seen by the chief")
-    assert {gate.name: gate.passed for gate in decisions["waive"].gates}["fields"] is False
-    again = await floor.command(rollout, "waive", "once more")
-    assert (again.status_code, again.json()["code"]) == (409, "not_waivable")
-    await floor.look()
-    assert await floor.state(rollout) is R.SOAKING
-    await floor.go(61)
-    found = await floor.get(rollout)
-    assert (found.summary.wave, found.summary.state) == (1, R.SOAKING)
-    async with floor.cloud.storage.reading() as session:
-        assert await session.scalar(select(func.count()).where(AuditRow.action == "rollout.waive")) == 1
-        assert await session.scalar(select(RolloutRow.waived_wave)) == 0
-
-
-async def test_what_failed_is_not_decided_or_lacks_the_releases_evaluation_is_not_waived(floor: Floor) -> None:
-    rollout = await floor.create()
-    await floor.look()
-    refused = await floor.command(rollout, "waive", "it will do")
-    assert (refused.status_code, refused.json()["code"]) == (409, "not_waivable")
-    assert "not decided yet" in refused.json()["detail"]
-    await floor.command(rollout, "abort")
-    await floor.go()
-    assert (await floor.command(rollout, "waive", "it will do")).json()["code"] == "wrong_state"
-
-    await add_release(floor.cloud.storage, 3, NEWER, accepted=None)
-    unproven = await floor.create(counter=3)
-    await floor.go()
-    told = (await floor.fleet.desired())["bench-1"]
-    await floor.fleet.devices["bench-1"].report(rollout=unproven, version=told.version, soak=GOOD)
-    await floor.look()
-    await floor.go(61)
-    assert await floor.state(unproven) is R.PAUSED
-    refused = await floor.command(unproven, "waive", "we trust it")
-    assert "no observations are lacking" in refused.json()["detail"]
-    assert await floor.state(unproven) is R.PAUSED
-
-
 @pytest.mark.parametrize(
     ("changes", "status", "code"),
     [
@@ -594,114 +423,3 @@ async def test_stored_thresholds_that_cannot_be_read_open_nothing(floor: Floor) 
     found = await floor.get(rollout)
     assert (found.summary.state, found.summary.reason) == (R.PAUSED, "auto: the thresholds cannot be read")
     assert await floor.fleet.desired() == {}
-
-
-async def test_a_controller_killed_between_any_two_steps_is_followed_by_one_that_tells_nobody_twice(
-    floor: Floor,
-) -> None:
-    rollout = await floor.create(waves=[{"percent": 100}])
-    for calls in range(3):
-        with pytest.raises(Killed):
-            await floor.new_controller(floor.dying_after(calls)).look(floor.held)
-        assert await floor.fleet.desired() == {}
-    for _ in range(3):
-        await floor.new_controller().look(floor.held)
-    assert {told.version for told in (await floor.fleet.desired()).values()} == {1}
-
-    await floor.fleet.follow("bench-1")
-    await floor.new_controller().look(floor.held)
-    await floor.command(rollout, "abort")
-    for calls in range(3):
-        with pytest.raises(Killed):
-            await floor.new_controller(floor.dying_after(calls)).look(floor.held)
-    await floor.new_controller().look(floor.held)
-    await floor.fleet.follow()
-    await floor.new_controller().look(floor.held)
-    assert await floor.state(rollout) is R.ABORTED
-    assert {told.version for told in (await floor.fleet.desired()).values()} == {2}
-    assert [order[0] for order in floor.fleet.devices["bench-1"].orders] == [1, 2]
-    actions = await floor.actions(rollout)
-    assert sorted(actions) == sorted(["approve", "open_wave", "offer_activation", "abort", "return", "returned"])
-
-
-async def test_a_deposed_leaders_late_step_is_not_kept(floor: Floor) -> None:
-    rollout = await floor.create()
-    async with floor.cloud.storage.writing() as session:
-        await session.execute(update(LeaseRow).values(epoch=LeaseRow.epoch + 1, holder="another"))
-    with pytest.raises(LeaseLost):
-        await floor.look()
-    assert await floor.state(rollout) is R.APPROVED
-    assert await floor.fleet.desired() == {}
-
-    successor = Held(floor.held.name, "another", floor.held.epoch + 1)
-    await floor.new_controller().look(successor)
-    before = await floor.fleet.desired()
-    assert before["bench-1"].release == NEW
-    await floor.command(rollout, "abort")
-    with pytest.raises(LeaseLost):
-        await floor.look()
-    assert await floor.fleet.desired() == before
-    async with floor.cloud.storage.reading() as session:
-        assert (await session.scalars(select(RolloutRow.epoch))).all() == [successor.epoch]
-
-
-async def test_a_leader_that_loses_the_lease_in_the_middle_of_its_step_keeps_none_of_it(floor: Floor) -> None:
-    """The step has begun, and another takes over before it is committed: on PostgreSQL that one waits for the end."""
-    await floor.create()
-    newer = Held(floor.held.name, floor.held.holder, floor.held.epoch)
-    async with floor.cloud.storage.writing() as session:
-        await session.execute(update(RolloutRow).values(epoch=newer.epoch + 5))
-    with pytest.raises(LeaseLost):
-        await floor.look()
-    assert await floor.fleet.desired() == {}
-
-
-async def test_one_rollout_that_cannot_be_carried_on_does_not_hold_up_the_others(floor: Floor) -> None:
-    broken = await floor.create(devices=["bench-1"], waves=[])
-    sound = await floor.create(devices=["bench-2", "bench-3"], waves=[])
-
-    async def refusing(session: Any, **told: Any) -> int:
-        if told["device"] == "bench-1":
-            raise RuntimeError("no key")
-        version: int = await floor.set_desired(session, **told)
-        return version
-
-    controller = floor.new_controller(refusing)
-    await controller.look(floor.held)
-    assert set(await floor.fleet.desired()) == {"bench-2", "bench-3"}
-    assert await floor.state(sound) is R.RUNNING
-    assert await count(floor, RolloutMemberRow, RolloutMemberRow.desired_version.is_not(None)) == 2
-    assert (await floor.get(broken)).members[0].offered is False
-
-
-async def test_a_large_wave_is_told_in_several_steps(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud.rollouts.controller.DEVICES_A_STEP", 2)
-    rollout = await floor.create(waves=[{"percent": 100}])
-    await floor.look()
-    assert len(await floor.fleet.desired()) == 3
-    offers = [row for row in (await floor.get(rollout)).decisions if row.action == "offer_activation"]
-    assert len(offers) == 2
-    assert await count(floor, DesiredRow, DesiredRow.version == 1) == 3
-
-
-async def test_the_figures_tell_of_stops_and_of_standing_still(floor: Floor) -> None:
-    async def figures() -> RolloutFigures:
-        async with floor.cloud.storage.reading() as session:
-            return await read_rollout_figures(session, now=floor.clock.now)
-
-    before = await figures()
-    assert (set(before.states.values()), before.stops, before.still_s) == ({0}, {"abort": 0, "pause": 0}, 0.0)
-    floor.clock.pass_s(10)
-    rollout = await floor.create()
-    await floor.go()
-    assert (await figures()).states["soaking"] == 1
-    floor.clock.pass_s(60)
-    assert (await figures()).still_s == 0.0
-    floor.clock.pass_s(600)
-    assert (await figures()).still_s == pytest.approx(600, abs=1)
-    await floor.command(rollout, "pause")
-    assert ((await figures()).still_s, (await figures()).stops["pause"]) == (0.0, 0)
-    await floor.command(rollout, "resume")
-    await floor.fleet.devices["bench-1"].report(active=OLD, state="rolled_back", code="E_QUALITY")
-    await floor.go()
-    assert (await figures()).stops == {"abort": 1, "pause": 0}
