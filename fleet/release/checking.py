@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from tuf.api.exceptions import LengthOrHashMismatchError
-from tuf.api.metadata import Metadata, TargetFile, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from fleet.contract.release import MAX_TRUST_BYTES, ReleaseTarget, Trust
 from fleet.release.chunks import cut
@@ -60,16 +60,7 @@ def check_new_targets(trust: Trust, new_targets_text: str, archive: bytes, now: 
     root = trusted_root(trust)
     before = read_document(Targets, trust.targets).signed
     after = _readable(trust, new_targets_text)  # 1
-    try:
-        verify(root, after)  # 2
-    except TrustInvalid as exc:
-        raise TargetsRefused(2, f"{exc}; sign with the release key of this fleet") from exc
-    if after.signed.version != before.version + 1:
-        raise TargetsRefused(
-            3, f"targets {before.version + 1} are next, not {after.signed.version}; get the trust again and sign again"
-        )
-    if after.signed.is_expired(now):
-        raise TargetsRefused(4, f"they expired on {after.signed.expires.isoformat()}; sign them again")
+    check_next(root, before, after, now)  # 2, 3, 4
     added = _added(before, after.signed)  # 5, 6
     release = _described(added)  # 6
     _check_counter(release, before, now)  # 7
@@ -178,10 +169,41 @@ def read_archive(archive: bytes) -> Bundle:
             raise BundleRefused(str(exc).removeprefix(f"{path}: ")) from exc
 
 
+def check_next(root: Root, before: Targets, after: Metadata[Targets], now: datetime) -> None:
+    """Checks 2 to 4 of any change: signed for releases, the next version, not expired.
+
+    Raises:
+        TargetsRefused: which, and what to do.
+    """
+    try:
+        verify(root, after)  # 2
+    except TrustInvalid as exc:
+        raise TargetsRefused(2, f"{exc}; sign with the release key of this fleet") from exc
+    if after.signed.version != before.version + 1:
+        raise TargetsRefused(
+            3, f"targets {before.version + 1} are next, not {after.signed.version}; get the trust again and sign again"
+        )
+    if after.signed.is_expired(now):
+        raise TargetsRefused(4, f"they expired on {after.signed.expires.isoformat()}; sign them again")
+
+
 def _readable(trust: Trust, text: str) -> Metadata[Targets]:
+    document = read_targets(text)
+    try:
+        check_size(trust.model_copy(update={"targets": text}))
+    except TrustInvalid as exc:
+        raise TargetsRefused(1, str(exc)) from exc
+    return document
+
+
+def read_targets(text: str) -> Metadata[Targets]:
+    """Check 1 of any change, without the size: one TUF targets document that delegates to nobody.
+
+    Raises:
+        TargetsRefused: it is not.
+    """
     try:
         document = read_document(Targets, text)
-        check_size(trust.model_copy(update={"targets": text}))
     except TrustInvalid as exc:
         raise TargetsRefused(1, str(exc)) from exc
     if document.signed.delegations is not None:

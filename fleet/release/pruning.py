@@ -12,8 +12,9 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Targets
 
 from fleet.contract.release import ReleaseTarget, Trust
+from fleet.release.checking import check_next, read_targets
 from fleet.release.documents import read_document, release_of, text_of, trusted_root, verify, whole_seconds
-from fleet.release.errors import TargetsRefused, TrustInvalid, WrongKey
+from fleet.release.errors import TargetsRefused, WrongKey
 from fleet.release.repository import TARGETS_LIFE
 
 
@@ -63,22 +64,8 @@ def check_pruned_targets(trust: Trust, new_targets_text: str, now: datetime) -> 
     """
     root = trusted_root(trust)
     before = read_document(Targets, trust.targets).signed
-    try:
-        after = read_document(Targets, new_targets_text)  # 1
-    except TrustInvalid as exc:
-        raise TargetsRefused(1, str(exc)) from exc
-    if after.signed.delegations is not None:
-        raise TargetsRefused(1, "they delegate to others, which no device follows; sign plain targets")
-    try:
-        verify(root, after)  # 2
-    except TrustInvalid as exc:
-        raise TargetsRefused(2, f"{exc}; sign with the release key of this fleet") from exc
-    if after.signed.version != before.version + 1:
-        raise TargetsRefused(
-            3, f"targets {before.version + 1} are next, not {after.signed.version}; get the trust again and sign again"
-        )
-    if after.signed.is_expired(now):
-        raise TargetsRefused(4, f"they expired on {after.signed.expires.isoformat()}; sign them again")
+    after = read_targets(new_targets_text)  # 1
+    check_next(root, before, after, now)  # 2, 3, 4
     for path, target in after.signed.targets.items():
         if before.targets.get(path) != target:
             raise TargetsRefused(5, f"{path} is added or changed; leave releases out, and nothing else")
