@@ -166,15 +166,7 @@ class Inference:
             "wbc": sum(counts["wbc"] for counts in counted),
             "platelets": sum(counts["platelets"] for counts in counted),
             "white_cells": dict(sorted(white.items())),
-            "differential": {
-                share.label: {
-                    "cells": share.cells,
-                    "share": round(share.share_ratio, 6),
-                    "low": round(share.low_ratio, 6),
-                    "high": round(share.high_ratio, 6),
-                }
-                for share in result.shares
-            },
+            "differential": result.rounded(),
             "identified": result.identified,
             "unidentified": result.unidentified,
             "latency_ms": {

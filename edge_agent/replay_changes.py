@@ -114,13 +114,5 @@ def totals(reads: Iterable[Read]) -> dict[str, Any]:
         "wbc": sum(counts.wbc for counts in counted),
         "platelets": sum(counts.platelets for counts in counted),
         "white_cells": dict(sorted(white.items())),
-        "differential": {
-            share.label: {
-                "cells": share.cells,
-                "share": round(share.share_ratio, 6),
-                "low": round(share.low_ratio, 6),
-                "high": round(share.high_ratio, 6),
-            }
-            for share in differential(white).shares
-        },
+        "differential": differential(white).rounded(),
     }

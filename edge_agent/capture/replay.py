@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-class ReplayedSource:
+class ReplayedSource(ABC):
     """Base of the sources in which each frame is a field and has the same reference in each run.
 
     Subclasses implement `_open`, `_close` and `_next`, which delivers through `_frame`.
@@ -118,15 +119,17 @@ class ReplayedSource:
 
     # ---- for subclasses
 
+    @abstractmethod
     def _open(self) -> None:
-        raise NotImplementedError
+        """Make ready to deliver."""
 
+    @abstractmethod
     def _close(self) -> None:
-        raise NotImplementedError
+        """Let go of what `_open` took."""
 
+    @abstractmethod
     def _next(self, deadline_s: float) -> Frame:
         """The next frame before the monotonic clock shows `deadline_s`; raises as `read` does."""
-        raise NotImplementedError
 
     def _end_detail(self) -> str:
         return f"{self._frames} frames"

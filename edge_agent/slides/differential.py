@@ -50,6 +50,18 @@ class Differential:
     identified: int
     unidentified: int
 
+    def rounded(self) -> dict[str, dict[str, float]]:
+        """Type -> cells, share and its limits to six digits, as documents give them."""
+        return {
+            share.label: {
+                "cells": share.cells,
+                "share": round(share.share_ratio, 6),
+                "low": round(share.low_ratio, 6),
+                "high": round(share.high_ratio, 6),
+            }
+            for share in self.shares
+        }
+
 
 def differential(white_cells: Mapping[str, int]) -> Differential:
     """Type (or `unidentified`) -> cells, as a differential. ValueError for a negative count."""
