@@ -30,7 +30,6 @@ from fleet.release.chunks import cut
 from fleet.release.documents import read_document, target_of
 from fleet.release.keys import make_key
 from fleet.release.repository import releases_of
-from models.runtime.imaging import encode_png
 from tests.fakes.refusal_scene import CHAMPION, NEWEST, Intruder, Scene, in_a_year, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.mosquitto, pytest.mark.timeout(600)]
@@ -62,16 +61,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same fields under ever new names."""
     pytest.importorskip("onnx")
-    from tests.unit.runtime.blob_bundle import draw_field
+    from tests.fakes.disc_releases import fields_under_new_names
 
-    folder = tmp_path_factory.mktemp("pictures")
-    for number in range(6):
-        (folder / f"field-{number:04d}.png").write_bytes(encode_png(draw_field(seed=number).image))
-    for number in range(6, 2000):
-        (folder / f"field-{number:04d}.png").hardlink_to(folder / f"field-{number % 6:04d}.png")
-    return folder
+    return fields_under_new_names(tmp_path_factory.mktemp("pictures"), total=2000)
 
 
 @pytest.fixture(scope="module")

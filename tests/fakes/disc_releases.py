@@ -10,6 +10,7 @@ import numpy as np
 from models.bundle import write_bundle
 from models.runtime import GoldenLimits, Pipeline, build_golden
 from models.runtime.head import Head
+from models.runtime.imaging import encode_png
 from tests.unit.runtime.blob_bundle import blob_head, bundle_files, draw_field, manifest_fields
 
 PERMUTED = [1, 2, 3, 4, 0]
@@ -54,3 +55,12 @@ def disc_bundle(
 def _permuted(head: Head) -> Head:
     order = np.array(PERMUTED)
     return dataclasses.replace(head, weights=head.weights[order], bias=head.bias[order])
+
+
+def fields_under_new_names(folder: Path, *, total: int, different: int = 6) -> Path:
+    """A folder of so many pictures, a few different ones under ever new names; returns the folder."""
+    for number in range(different):
+        (folder / f"field-{number:04d}.png").write_bytes(encode_png(draw_field(seed=number).image))
+    for number in range(different, total):
+        (folder / f"field-{number:04d}.png").hardlink_to(folder / f"field-{number % different:04d}.png")
+    return folder

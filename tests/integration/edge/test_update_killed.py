@@ -20,7 +20,6 @@ from fleet.contract.release import ReleaseTarget
 from fleet.local.broker import LocalBroker
 from fleet.release.keys import make_keys
 from fleet.release.repository import releases_of
-from models.runtime.imaging import encode_png
 from tests.integration.edge.conftest import EdgeProcess
 from tests.integration.edge.release_cloud import PASSWORD, WAIT_S, ReleaseCloud
 
@@ -177,16 +176,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same fields under ever new names."""
     pytest.importorskip("onnx")
-    from tests.unit.runtime.blob_bundle import draw_field
+    from tests.fakes.disc_releases import fields_under_new_names
 
-    folder = tmp_path_factory.mktemp("pictures")
-    for number in range(6):
-        (folder / f"field-{number:04d}.png").write_bytes(encode_png(draw_field(seed=number).image))
-    for number in range(6, 1500):
-        (folder / f"field-{number:04d}.png").hardlink_to(folder / f"field-{number % 6:04d}.png")
-    return folder
+    return fields_under_new_names(tmp_path_factory.mktemp("pictures"), total=1500)
 
 
 @pytest.fixture
