@@ -97,6 +97,13 @@ class Plain(Line):
         self.said.append(float(loss.detach()))
         return loss, parts
 
+    def validate(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        return {"score": float(epoch)}
+
+
+WATCHED = {"early_stop": {"patience": 1}}
+"""Only the first process sees a score: the second would give up after one validation if it counted for itself."""
+
 
 def settings(**changes: object) -> DetectorConfig:
     plain = {"kind": "detector", "name": "line", "stages": [{"epochs": 2, "input_px": 64}], "validate_every": 1}
@@ -226,7 +233,7 @@ def test_a_schedule_falls_as_it_says(schedule: str, half: float) -> None:
 WORKER = """
 import sys, torch
 from pathlib import Path
-from test_training_loop import Plain, settings
+from test_training_loop import WATCHED, Plain, settings
 from training.distributed import joined
 from training.loop import Trainer
 from training.tracking import Trackers
@@ -234,7 +241,7 @@ folder = Path(sys.argv[1])
 torch.set_num_threads(1)
 with joined("cpu") as place:
     task = Plain(place)
-    state = Trainer(settings(), task, folder, place=place, tracker=Trackers([])).run()
+    state = Trainer(settings(**WATCHED), task, folder, place=place, tracker=Trackers([])).run()
     torch.save({"weights": state.model.state_dict(), "losses": task.said}, folder / f"rank{place.rank}.pt")
 """
 
@@ -258,7 +265,7 @@ def test_two_processes_give_the_loss_of_one_and_only_the_first_writes(tmp_path: 
     assert same(ranks[0]["weights"], ranks[1]["weights"])
     assert load_checkpoint(tmp_path / "last.pt")["world"] == 2
     alone = Plain(Place(torch.device("cpu")))
-    state = train(tmp_path / "alone", alone)
+    state = train(tmp_path / "alone", alone, settings(**WATCHED))
     together = [(a + b) / 2 for a, b in zip(ranks[0]["losses"], ranks[1]["losses"], strict=True)]
     assert together == pytest.approx(alone.said, rel=1e-5)
     for name, value in state.model.state_dict().items():
