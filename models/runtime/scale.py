@@ -22,16 +22,22 @@ from models.runtime.imaging import letterbox, to_tensor
 from models.runtime.results import ImageRGB
 from models.runtime.session import Network
 
-MAX_TILES = 36
-"""Bound on the work one field can cause."""
+USUAL_TILES = 36
+"""So many tiles are spent to bring red cells to the middle of the detector's range."""
+MAX_TILES = 400
+"""Bound on the work one field can cause: enough for the largest picture allowed with red cells of 60 pixels."""
 OVERLAP_RBC = 2.3
 """Neighbouring tiles share this many red-cell diameters: a white cell is whole in one of them."""
+TIGHT_OVERLAP_RBC = 1.6
+"""The same where tiles are dear: of a white cell that two tiles cut, the halves share so much that they become one."""
 MAX_ENLARGEMENT_RATIO = 4.0
 """Enlarging further adds pixels but no detail."""
 CUT_MARGIN_PX = 2.0
 """A box closer than this to a tile's inner edge was cut by it."""
 CUT_COVERED_RATIO = 0.6
 """A cut box that a whole one covers to this share is the same cell."""
+COVER_CHUNK = 128
+"""Cut boxes that are compared at once: bounds the memory of a field with thousands of cells."""
 PROBE_ABOVE_RATIO = 2.5
 """A field whose longer side is this many inputs is probed."""
 FINEST_PROBE_RATIO = 2.0
@@ -102,18 +108,33 @@ def median_rbc_px(
 def plan_tiles(*, width_px: int, height_px: int, rbc_px: float, spec: DetectorSpec) -> tuple[float, list[Tile]]:
     """Scale (input pixels per frame pixel) and tiles that bring red cells of `rbc_px` into the detector's range.
 
-    The middle of the range is taken if `MAX_TILES` suffice, else the largest scale at which they do. Tiles have equal
-    size, cover the frame and overlap by at least `OVERLAP_RBC` red cells unless the input is too small for it.
+    The middle of the range is taken if `USUAL_TILES` suffice, else the largest scale at which they do. Where that would
+    leave the red cells smaller than the detector knows, the lower end of the range is taken instead, with as many tiles
+    as it needs up to `MAX_TILES` and with less overlap. Tiles have equal size, cover the frame and overlap by at least
+    `OVERLAP_RBC` (then `TIGHT_OVERLAP_RBC`) red cells unless the input is too small for it.
     """
     low, high = spec.rbc_px
-    scale = min(math.sqrt(low * high) / rbc_px, MAX_ENLARGEMENT_RATIO)
+    size_px = (width_px, height_px)
+    middle = min(math.sqrt(low * high) / rbc_px, MAX_ENLARGEMENT_RATIO)
+    scale, tiles = _largest(middle, size_px, OVERLAP_RBC * rbc_px, spec.input_px, USUAL_TILES)
+    # What no enlargement brings into the range is no field of red cells: it gets no more than the usual work.
+    if scale * rbc_px < low <= MAX_ENLARGEMENT_RATIO * rbc_px:
+        scale, tiles = _largest(low / rbc_px, size_px, TIGHT_OVERLAP_RBC * rbc_px, spec.input_px, MAX_TILES)
+    return scale, tiles
+
+
+def _largest(
+    scale: float, size_px: tuple[int, int], overlap_px: float, input_px: int, limit: int
+) -> tuple[float, list[Tile]]:
+    """The largest scale up to a given one at which so many tiles suffice, and the tiles."""
+    width_px, height_px = size_px
     while True:
-        side = min(int(spec.input_px / scale), max(width_px, height_px))
-        overlap = min(math.ceil(OVERLAP_RBC * rbc_px), side // 2)
+        side = min(int(input_px / scale), max(width_px, height_px))
+        overlap = min(math.ceil(overlap_px), side // 2)
         columns = _starts(width_px, side, overlap)
         rows = _starts(height_px, side, overlap)
         # Ends at the latest when one tile holds the whole frame.
-        if len(columns) * len(rows) <= MAX_TILES:
+        if len(columns) * len(rows) <= limit:
             break
         scale /= 1.05
     return scale, [Tile(x, y, min(x + side, width_px), min(y + side, height_px)) for y in rows for x in columns]
@@ -228,10 +249,14 @@ class FieldReader:
         for tile in tiles:
             seen = self._pass(rgb[tile.y1 : tile.y2, tile.x1 : tile.x2], scale, meter).shifted(tile.x1, tile.y1)
             severed = _severed(seen, tile, width_px=width, height_px=height)
-            whole.append(seen.take(~severed))
-            cut.append(seen.take(severed))
+            parts = seen.take(~severed), seen.take(severed)
+            if len(tiles) > USUAL_TILES:
+                # Suppression takes time by the square of what it is given.
+                parts = self._merged([parts[0]], meter), self._merged([parts[1]], meter)
+            whole.append(parts[0])
+            cut.append(parts[1])
         complete, fragments = self._merged(whole, meter), self._merged(cut, meter)
-        return self._merged([complete, fragments.take(~_covered(fragments, complete))], meter)
+        return self._merged([complete, fragments.take(~covered(fragments, complete))], meter)
 
     def _pass(self, rgb: ImageRGB, scale: float | None, meter: _Meter) -> Candidates:
         height, width = rgb.shape[:2]
@@ -281,10 +306,20 @@ def _severed(found: Candidates, tile: Tile, *, width_px: int, height_px: int) ->
     return severed
 
 
-def _covered(fragments: Candidates, complete: Candidates) -> NDArray[np.bool_]:
+def covered(fragments: Candidates, complete: Candidates) -> NDArray[np.bool_]:
     """Which fragments lie mostly inside a whole box of their class."""
-    if not len(fragments) or not len(complete):
-        return np.zeros(len(fragments), bool)
+    inside = np.zeros(len(fragments), bool)
+    order = np.argsort(fragments.boxes[:, 1], kind="stable")
+    for first in range(0, len(order), COVER_CHUNK):
+        chunk = order[first : first + COVER_CHUNK]
+        some = fragments.take(chunk)
+        near = complete.boxes[:, 3] > some.boxes[:, 1].min()
+        near &= complete.boxes[:, 1] < some.boxes[:, 3].max()
+        inside[chunk] = _covered_by_any(some, complete.take(near))
+    return inside
+
+
+def _covered_by_any(fragments: Candidates, complete: Candidates) -> NDArray[np.bool_]:
     a, b = fragments.boxes[:, None], complete.boxes[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     shared = sides.clip(0).prod(axis=2)

@@ -20,8 +20,8 @@ from training.shifts import scale
 FACTORS = (0.5, 1.0, 2.0)
 ALLOWED_CHANGE = 0.03
 DENSE_SEED = 950_001
-DENSE_SIZES = ((2560, 1920, 0.125), (1280, 960, 0.25))
-"""Width and height in pixels and micrometres a pixel: more than 600 red cells of 60 pixels, and of 30."""
+DENSE_SIZES = ((2560, 1920, 0.125), (1280, 960, 0.25), (4000, 3000, 0.125))
+"""Width and height in pixels, micrometres a pixel: more than 600 red cells of 60 pixels, of 30, and more than 1,700."""
 
 
 def scale_consistency(pipeline: Pipeline, records: Sequence[FieldRecord], step: Step) -> dict[str, Any]:
