@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.bundle import EmbedderSpec
 from models.runtime import ImageError, decode_image, encode_jpeg, imaging, read_image
 from models.runtime.imaging import crop_cell, encode_png, letterbox, suppress, to_batch, to_tensor, window_for
+from tests.unit.cmyk_jpeg import CMYK_JPEG, LEFT_RGB, RIGHT_RGB
 
 SPEC = EmbedderSpec(input_px=64, dimensions=8, window_rbc=2.0, window_box=1.5)
 
@@ -76,12 +77,10 @@ def test_the_orientation_in_the_file_is_applied(picture: NDArray[np.uint8], valu
 
 
 def test_a_cmyk_jpeg_is_converted() -> None:
-    pil = pytest.importorskip("PIL.Image")
-    import io
-
-    buffer = io.BytesIO()
-    pil.new("RGB", (40, 40), (200, 30, 10)).convert("CMYK").save(buffer, "JPEG", quality=95)
-    assert np.abs(decode_image(buffer.getvalue())[20, 20].astype(int) - (200, 30, 10)).max() < 6
+    decoded = decode_image(CMYK_JPEG)
+    assert decoded.shape == (48, 64, 3)
+    assert np.abs(decoded[:, :32].astype(int) - LEFT_RGB).max() < 6
+    assert np.abs(decoded[:, 32:].astype(int) - RIGHT_RGB).max() < 6
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tiff", ".webp"])

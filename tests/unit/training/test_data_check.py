@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.runtime.imaging import encode_jpeg
+from tests.unit.cmyk_jpeg import CMYK_JPEG
 from tests.unit.training.annotated_sets import CLASSES, annotated, as_told, picture_file
 from training.data.check import check_set
 from training.data.coco import read_coco
@@ -116,8 +117,7 @@ def test_grey_sixteen_bit_and_alpha_are_read_right(
 
 
 def test_cmyk_is_read_right(tmp_path: Path) -> None:
-    pil = pytest.importorskip("PIL.Image")
-    pil.new("RGB", (64, 48), (200, 30, 10)).convert("CMYK").save(tmp_path / "a.jpg", "JPEG")
+    (tmp_path / "a.jpg").write_bytes(CMYK_JPEG)
     assert checked(annotated(tmp_path / "a.jpg", [(1, 1, 9, 9)], ["RBC"])).found == []
 
 
