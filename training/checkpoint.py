@@ -44,28 +44,42 @@ def config_fingerprint(config: AnyConfig) -> str:
     return hashlib.sha256(config.model_dump_json(exclude={"validate_every"}).encode()).hexdigest()
 
 
-def random_states() -> dict[str, Any]:
-    """States of every generator that training draws from."""
+def random_states(device: torch.device) -> dict[str, Any]:
+    """States of every generator that this process draws from while it trains on the device."""
     states = {"torch": torch.get_rng_state(), "numpy": np.random.get_state(legacy=False), "python": random.getstate()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Put every generator back."""
-    torch.set_rng_state(states["torch"])
+def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Put every generator of this process back."""
+    # A checkpoint is read onto the training device; torch takes states from the CPU alone.
+    torch.set_rng_state(states["torch"].cpu())
     np.random.set_state(states["numpy"])
     random.setstate(states["python"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and random."""
+    """Seed torch, numpy and random, and have torch compute the same again."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+    compute_repeatably(cuda=torch.cuda.is_available())
+
+
+def compute_repeatably(*, cuda: bool) -> None:
+    """Choose operations that give the same every time; torch warns of one that it has no such form of."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Memory that is not yet written is never read here; filling it each time would only cost.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if cuda:
+        # cuBLAS reads it when it begins.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

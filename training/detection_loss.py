@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from training.config import DetectorLoss
+from training.distributed import processes, summed
 
 BOX_EPSILON = 1e-7
 
@@ -122,6 +123,9 @@ def detection_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of a batch.
 
+    With several processes it is divided by the mean of their positives, not by a process's own: the mean of their
+    losses, and so of their gradients, is then that of one process with all their pictures. Every process must ask.
+
     Args:
         maps: raw maps of the detector.
         boxes: (N, M, 4), pixels of the input.
@@ -139,7 +143,7 @@ def detection_loss(
     weight = out.logits.new_tensor(config.class_weights)[of_class] * found.positive
     target = fn.one_hot(of_class, out.logits.shape[-1]) * found.quality[..., None]
     emphasis = 1 + fn.one_hot(of_class, out.logits.shape[-1]) * (weight - 1)[..., None] * found.positive[..., None]
-    total = (found.quality * weight).sum().clamp_min(1.0)
+    total = summed((found.quality * weight).sum()).clamp_min(1.0) / processes()
     bce = (fn.binary_cross_entropy_with_logits(out.logits, target, reduction="none") * emphasis).sum() / total
     box_loss, dfl = _box_losses(out, found, boxes, weight, bins=bins)
     box_loss, dfl = box_loss / total, dfl / total

@@ -30,7 +30,7 @@ from training.checkpoint import (
     seed_everything,
 )
 from training.config import AnyConfig, Optimiser
-from training.distributed import Place
+from training.distributed import Place, gathered, with_shared_statistics
 from training.errors import CheckpointError, ConfigError, NonFiniteLossError
 from training.from_bundle import load_folded, unfold
 from training.tracking import Tracker
@@ -124,6 +124,7 @@ class Trainer:
         model = self._task.build()
         if self._config.init_from is not None:
             self._begin_from(model, self._config.init_from)
+        model = with_shared_statistics(model, self._place)
         model = model.to(self._place.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         seed_everything(self._config.seed + 1 + self._place.rank)
         wrapped: nn.Module = DistributedDataParallel(model) if self._place.world > 1 else model
@@ -157,6 +158,10 @@ class Trainer:
             raise CheckpointError(f"{path}: belongs to another configuration; use another --out or drop --resume")
         if content["world"] != self._place.world:
             raise CheckpointError(f"{path}: was written by {content['world']} processes; resume with as many")
+        # A checkpoint of before states were kept by rank holds those of the first process alone.
+        states = content["random"] if isinstance(content["random"], list) else [content["random"]]
+        if len(states) != self._place.world:
+            raise CheckpointError(f"{path}: lacks the random states of some processes; begin the run anew")
         state.model.load_state_dict(content["model"])
         state.averaged.model.load_state_dict(content["averaged"])
         state.averaged.updates = content["averaged_updates"]
@@ -165,7 +170,7 @@ class Trainer:
         state.scaler.load_state_dict(content["scaler"])
         state.next_epoch, state.best_score = content["next_epoch"], content["best_score"]
         state.since_best = content["since_best"]
-        restore_random_states(content["random"])
+        restore_random_states(states[self._place.rank], self._place.device)
 
     def _epoch(self, state: RunState, epoch: int) -> None:
         began_s = time.monotonic()
@@ -179,8 +184,9 @@ class Trainer:
         if validated:
             state.since_best = self._agreed(self._count(state, figures))
         state.history.append(figures)
+        states = gathered(random_states(self._place.device))
         if self._place.leads:
-            self._write(state, figures)
+            self._write(state, figures, states)
             self._tracker.record(epoch + 1, figures)
             shown = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
             size = f"{self._config.stage_at(epoch).input_px} px"
@@ -245,7 +251,7 @@ class Trainer:
         state.averaged.update(state.model)
         return {"loss": loss.item(), **parts}
 
-    def _write(self, state: RunState, figures: dict[str, float]) -> None:
+    def _write(self, state: RunState, figures: dict[str, float], random: list[dict[str, Any]]) -> None:
         content = {
             "config": self._config.model_dump(mode="json"),
             "config_fingerprint": config_fingerprint(self._config),
@@ -259,7 +265,7 @@ class Trainer:
             "since_best": state.since_best,
             "next_epoch": state.next_epoch,
             "best_score": max(state.best_score, figures.get("score", -math.inf)),
-            "random": random_states(),
+            "random": random,
             "figures": figures,
         }
         save_checkpoint(self._folder / LAST_NAME, content)

@@ -8,12 +8,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -21,103 +18,18 @@ if TYPE_CHECKING:
 else:
     torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn
+from torch import nn
 
-from training.checkpoint import load_checkpoint
-from training.config import DetectorConfig
-from training.distributed import Place, pick_device
+from models.nets.hema_net import HemaNet
+from tests.unit.training.small_tasks import WATCHED, Line, Plain, same, settings, train
+from training.checkpoint import AveragedModel, compute_repeatably, load_checkpoint, save_checkpoint, seed_everything
+from training.config import DetectorNet
+from training.detector_task import build_detector
+from training.distributed import Place, pick_device, with_shared_statistics
 from training.errors import CheckpointError, ConfigError, NonFiniteLossError
-from training.loop import Rate, RunState, Trainer
-from training.tracking import open_trackers
+from training.loop import Rate
 
 pytestmark = pytest.mark.torch
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Inputs and targets."""
-
-    x: Tensor
-    y: Tensor
-
-    def to(self, device: torch.device) -> Pair:
-        return Pair(self.x.to(device), self.y.to(device))
-
-
-class Line:
-    """A task small enough to follow: a noisy line, with dropout, so that the generators matter."""
-
-    def __init__(self, *, poison_epoch: int | None = None) -> None:
-        self._poison = poison_epoch
-
-    def build(self) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 1, 1))
-
-    def steps(self, epoch: int) -> int:
-        return 3 + epoch % 2
-
-    def batches(self, epoch: int) -> Iterable[Pair]:
-        for step in range(self.steps(epoch)):
-            source = torch.Generator().manual_seed(100 * epoch + step)
-            x = torch.rand(8, 1, 2, 2, generator=source)
-            yield Pair(x * float("nan") if epoch == self._poison else x, 2 * x + 1)
-
-    def loss(self, model: nn.Module, batch: Pair) -> tuple[Tensor, dict[str, float]]:
-        return (model(batch.x) - batch.y).square().mean(), {}
-
-    def validate(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        with torch.inference_mode():
-            x = torch.linspace(0, 1, 16).reshape(4, 1, 2, 2)
-            return {"score": -float((model(x) - 2 * x - 1).square().mean())}
-
-    def data_hashes(self) -> dict[str, str]:
-        return {"line": "0" * 64}
-
-    def samples(self, model: nn.Module) -> dict[str, np.ndarray]:
-        return {"line": np.zeros((16, 16, 3), np.uint8)}
-
-
-class Plain(Line):
-    """Without normalisation and dropout, which depend on who shares a batch; the same samples on 1 or 2 processes."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__()
-        self._place = place
-        self.said: list[float] = []
-
-    def build(self) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, 4, 1), nn.Tanh(), nn.Conv2d(4, 1, 1))
-
-    def batches(self, epoch: int) -> Iterable[Pair]:
-        for whole in super().batches(epoch):
-            yield Pair(whole.x[self._place.rank :: self._place.world], whole.y[self._place.rank :: self._place.world])
-
-    def loss(self, model: nn.Module, batch: Pair) -> tuple[Tensor, dict[str, float]]:
-        loss, parts = super().loss(model, batch)
-        self.said.append(float(loss.detach()))
-        return loss, parts
-
-    def validate(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        return {"score": float(epoch)}
-
-
-WATCHED = {"early_stop": {"patience": 1}}
-"""Only the first process sees a score: the second would give up after one validation if it counted for itself."""
-
-
-def settings(**changes: object) -> DetectorConfig:
-    plain = {"kind": "detector", "name": "line", "stages": [{"epochs": 2, "input_px": 64}], "validate_every": 1}
-    return DetectorConfig.model_validate({**plain, "optimiser": {"warmup_steps": 1}, **changes})
-
-
-def train(folder: Path, task: Line, config: DetectorConfig | None = None, **how: object) -> RunState:
-    place = Place(torch.device("cpu"))
-    tracker = open_trackers(folder, use_mlflow=False, fresh=not how.get("resume"))
-    return Trainer(config or settings(), task, folder, place=place, tracker=tracker).run(**how)  # type: ignore[arg-type]
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_a_resumed_run_ends_with_the_very_same_weights(tmp_path: Path) -> None:
@@ -233,7 +145,8 @@ def test_a_schedule_falls_as_it_says(schedule: str, half: float) -> None:
 WORKER = """
 import sys, torch
 from pathlib import Path
-from test_training_loop import WATCHED, Plain, settings
+from models.nets.hema_net import HemaNet
+from tests.unit.training.small_tasks import WATCHED, Plain, settings
 from training.distributed import joined
 from training.loop import Trainer
 from training.tracking import Trackers
@@ -250,8 +163,13 @@ def test_two_processes_give_the_loss_of_one_and_only_the_first_writes(tmp_path: 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    paths = f"{Path(__file__).parent}{os.pathsep}{Path.cwd()}"
-    base = {**os.environ, "PYTHONPATH": paths, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    base = {
+        **os.environ,
+        "PYTHONPATH": str(Path.cwd()),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(tmp_path)], env={**base, "RANK": str(rank)}, stderr=subprocess.PIPE
@@ -270,3 +188,87 @@ def test_two_processes_give_the_loss_of_one_and_only_the_first_writes(tmp_path: 
     assert together == pytest.approx(alone.said, rel=1e-5)
     for name, value in state.model.state_dict().items():
         assert torch.allclose(value, ranks[0]["weights"][name], atol=1e-5)
+
+
+def test_the_average_moves_by_its_decay_and_faster_at_first() -> None:
+    model = nn.BatchNorm1d(3)
+    averaged = AveragedModel(model, decay=0.3)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([2.0, 5.0, -1.0]))
+        model.state_dict()["num_batches_tracked"].fill_(7)
+    for _ in range(5):
+        averaged.update(model)
+    left = (2 / 11) * (3 / 12) * 0.3**3
+    want = left * torch.ones(3) + (1 - left) * torch.tensor([2.0, 5.0, -1.0])
+    kept = averaged.model.state_dict()
+    assert torch.allclose(kept["weight"], want, atol=1e-6)
+    assert int(kept["num_batches_tracked"]) == 7
+    assert not averaged.model.training
+    assert not any(p.requires_grad for p in averaged.model.parameters())
+
+
+def test_the_gradient_of_a_step_is_no_longer_than_the_clip(tmp_path: Path) -> None:
+    def length(clip_norm: float) -> float:
+        config = settings(optimiser={"warmup_steps": 1, "clip_norm": clip_norm})
+        state = train(tmp_path / str(clip_norm), Line(), config)
+        return float(torch.stack([p.grad.norm() for p in state.model.parameters() if p.grad is not None]).norm())
+
+    assert length(1e6) > 0.05
+    assert length(0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_checkpoint_of_before_states_were_kept_by_rank_is_continued(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", Line())
+    train(tmp_path / "parts", Line(), until_epoch=1)
+    content = load_checkpoint(tmp_path / "parts" / "last.pt")
+    (alone,) = content["random"]
+    save_checkpoint(tmp_path / "parts" / "last.pt", content | {"random": alone})
+    assert same(whole.model.state_dict(), train(tmp_path / "parts", Line(), resume=True).model.state_dict())
+
+
+def test_states_of_too_few_processes_are_refused(tmp_path: Path) -> None:
+    train(tmp_path, Line(), until_epoch=1)
+    save_checkpoint(tmp_path / "last.pt", load_checkpoint(tmp_path / "last.pt") | {"random": []})
+    with pytest.raises(CheckpointError, match="random states"):
+        train(tmp_path, Line(), resume=True)
+
+
+def test_torch_is_told_to_compute_the_same_again() -> None:
+    def told() -> tuple[bool, ...]:
+        cudnn = torch.backends.cudnn
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            cudnn.deterministic,
+            not cudnn.benchmark,
+        )
+
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+            compute_repeatably(cuda=False)
+            assert told() == (True, True, False, False)
+            assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+            compute_repeatably(cuda=True)
+            assert told() == (True, True, True, True)
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+            torch.use_deterministic_algorithms(False)
+            seed_everything(1)
+            assert told()[:2] == (True, True)
+    finally:
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, False
+
+
+@pytest.mark.parametrize(("device", "world", "shared"), [("cuda", 2, True), ("cuda", 1, False), ("cpu", 2, False)])
+def test_several_gpus_normalise_over_all_their_pictures(device: str, world: int, shared: bool) -> None:
+    plain = build_detector(DetectorNet())
+    names = list(plain.state_dict())
+    model = with_shared_statistics(plain, Place(torch.device(device), 0, world))
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(m, nn.SyncBatchNorm) is shared for m in norms)
+    assert isinstance(model, HemaNet)
+    assert list(model.state_dict()) == names
