@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="continue from the folder's last checkpoint")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of torch; 0: torch decides")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="instead of the configuration's")] = None,
     use_mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="log to the local MLflow store")] = True,
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
@@ -60,6 +62,8 @@ def train(
         from training.loop import Trainer
 
         chosen = load_config(config)
+        if seed is not None:
+            chosen = chosen.model_copy(update={"seed": seed})
         folder = out or Path("runs") / chosen.name
         if threads:
             torch.set_num_threads(threads)
@@ -340,7 +344,7 @@ def retrain(
             threads=threads,
         )
         outcome = run_retrain(
-            options, Place(pick_device(device)), lambda folder: open_trackers(folder, use_mlflow=use_mlflow)
+            options, Place(pick_device(device)), functools.partial(open_trackers, use_mlflow=use_mlflow)
         )
         _show_refit(outcome.refitted, written=outcome.written, out=out, evidence=options.evidence)
     if not outcome.refitted.verdict.accepted:

@@ -69,7 +69,7 @@ from training.refit_job import labels_said, place_bundle, record_refit
 from training.retrain_settings import RetrainSettings
 from training.settings import load_settings
 from training.site_cells import RefitSettings, embed_labels, held_out_images, locate_labels
-from training.tracking import Trackers
+from training.tracking import TrackerOpener
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class RetrainOutcome:
     written: bool
 
 
-def run_retrain(options: RetrainOptions, place: Place, tracker_of: Callable[[Path], Trackers]) -> RetrainOutcome:
+def run_retrain(options: RetrainOptions, place: Place, tracker_of: TrackerOpener) -> RetrainOutcome:
     """Do every step that is not done yet.
 
     Args:
@@ -144,7 +144,7 @@ def _doing(name: str, step: Callable[[], Done]) -> Done:
 class _Job:
     """Inputs of a retraining and its steps; everything that a step needs of an earlier one is on disk."""
 
-    def __init__(self, options: RetrainOptions, place: Place, tracker_of: Callable[[Path], Trackers]) -> None:
+    def __init__(self, options: RetrainOptions, place: Place, tracker_of: TrackerOpener) -> None:
         self.options, self.place, self.tracker_of = options, place, tracker_of
         self.settings = load_settings(options.config, RetrainSettings)
         self.recipe: BundleRecipe = load_recipe(self.settings.recipe)
@@ -221,7 +221,8 @@ class _Job:
             site=self._site_examples(),
             site_ratio=self.settings.site_ratio,
         )
-        Trainer(self.config, task, folder, place=self.place, tracker=self.tracker_of(folder)).run(resume=resume)
+        tracker = self.tracker_of(folder, fresh=not resume)
+        Trainer(self.config, task, folder, place=self.place, tracker=tracker).run(resume=resume)
 
     def export(self) -> None:
         """ONNX, int8 where the settings say so; how far it is from torch stands beside it."""
@@ -311,7 +312,7 @@ class _Job:
                 "settings": self.settings.model_dump(mode="json"),
             },
         )
-        record_refit(self.tracker_of(self.options.work / "gate"), document, refitted)
+        record_refit(self.tracker_of(self.options.work / "gate", fresh=True), document, refitted)
         write_evidence(self.options.evidence, document)
         written = refitted.verdict.accepted or self.options.keep_refused
         if written:

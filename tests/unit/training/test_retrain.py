@@ -23,7 +23,7 @@ from training import export
 from training.base_cells import make_base_set
 from training.base_set import find_base_set, read_base_set
 from training.distributed import Place
-from training.errors import RetrainError
+from training.errors import DataError, RetrainError
 from training.recipe import load_recipe
 from training.retrain import RetrainOptions, RetrainOutcome, run_retrain
 from training.tracking import Trackers, open_trackers
@@ -39,8 +39,19 @@ LENIENT = {
 }
 
 
-def trackers(folder: Path) -> Trackers:
-    return open_trackers(folder, use_mlflow=False)
+def trackers(folder: Path, *, fresh: bool) -> Trackers:
+    return open_trackers(folder, use_mlflow=False, fresh=fresh)
+
+
+class BrokenOff(Trackers):
+    """Its run stops after the second epoch."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def record(self, step: int, figures: dict[str, float]) -> None:
+        if step == 2:
+            raise DataError("the power went")
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +165,14 @@ def test_what_failed_is_named_and_the_same_command_goes_on_there(
     options: RetrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = dataclasses.replace(options, work=tmp_path / "work", out=tmp_path / "new", evidence=tmp_path / "e.json")
+    with pytest.raises(RetrainError, match="step train failed"):
+        run_retrain(own, PLACE, lambda folder, *, fresh: Trackers([trackers(folder, fresh=fresh), BrokenOff()]))
     with monkeypatch.context() as patch:
         patch.setattr(export, "PARITY_LIMIT", -1.0)
         with pytest.raises(RetrainError, match="step export failed"):
             run_retrain(own, PLACE, trackers)
+    lines = (own.work / "embedder" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3], "what was recorded before it broke off is kept"
     trained = (own.work / "embedder" / "last.pt").stat().st_mtime_ns
     assert json.loads((own.work / "state.json").read_text(encoding="utf-8"))["done"] == ["check", "train"]
     assert run_retrain(own, PLACE, trackers).written

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("torch")
 
+import torch
 from typer.testing import CliRunner
 
 from training import tracking
@@ -96,3 +98,24 @@ def test_without_mlflow_the_figures_still_go_to_the_file(monkeypatch: pytest.Mon
     tracker.finish()
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")) == {"epoch": 1, "loss": 0.5}
     assert json.loads((tmp_path / "run" / "parameters.json").read_text(encoding="utf-8"))["seed"] == 1
+
+
+def test_a_seed_on_the_command_line_is_that_of_the_run(tmp_path: Path, cache: Path) -> None:
+    config = tmp_path / "one.yaml"
+    config.write_text(SMOKE.read_text(encoding="utf-8").replace("epochs: 2", "epochs: 1"), encoding="utf-8")
+
+    def trained(name: str, *more: str) -> dict[str, Any]:
+        where = ["--out", str(tmp_path / name), "--cache", str(cache), "--no-mlflow", "--threads", "1"]
+        said = runner.invoke(app, ["train", "--config", str(config), *where, "--device", "cpu", *more])
+        assert said.exit_code == 0, said.output
+        return load_checkpoint(tmp_path / name / "last.pt")
+
+    own, other, again = trained("own"), trained("other", "--seed", "11"), trained("again", "--seed", "11")
+    assert (own["config"]["seed"], other["config"]["seed"]) == (1, 11)
+    assert json.loads((tmp_path / "other" / "parameters.json").read_text(encoding="utf-8"))["seed"] == 11
+    name = next(iter(own["model"]))
+    assert not torch.equal(own["model"][name], other["model"][name])
+    assert all(torch.equal(other["model"][key], again["model"][key]) for key in other["model"])
+    resumed = ["train", "--config", str(config), "--out", str(tmp_path / "other"), "--resume", "--no-mlflow"]
+    said = runner.invoke(app, [*resumed, "--cache", str(cache), "--device", "cpu"])
+    assert "another configuration" in said.output
