@@ -257,6 +257,30 @@ def compare(
             write_page(comparison_page(document).encode(), page)
 
 
+@app.command()
+def seeds(
+    evaluations: Annotated[list[Path], typer.Argument(metavar="E1 E2 ...", help="of `evaluate --out`, a seed each")],
+    resamples: Annotated[int, typer.Option(min=50, help="resamples of the joint bootstrap")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="of the joint bootstrap")] = 0,
+    out: Annotated[Path | None, typer.Option(help="write the figures as JSON")] = None,
+) -> None:
+    """Bundles that differ by seed: mean, deviation, range of each figure; intervals over seeds and slides together."""
+    with told():
+        from training.evaluation.run import write_evaluation
+        from training.evaluation.seeds import over_seeds, read_documents, seed_tables
+        from training.evaluation.show import show_rows
+
+        document = over_seeds(read_documents(evaluations), resamples=resamples, seed=seed)
+        for rows in seed_tables(document):
+            show_rows(console, rows)
+        if document["left_out"]:
+            words = f"left out, as not every document holds them: {', '.join(document['left_out'])}"
+            console.print(words, style="yellow", highlight=False, markup=False)
+        if out is not None:
+            write_evaluation(document, out)
+            console.print(f"written: {out}", soft_wrap=True)
+
+
 @app.command("base-set")
 def base_set(
     recipe: RecipeOption,

@@ -25,6 +25,7 @@ from training.data.generated import generated_examples
 from training.data.places import data_root
 from training.errors import DataError
 from training.evaluation.fields import Step, field_set, read_examples, read_records, shifted_sets
+from training.evaluation.outcomes import outcomes
 from training.evaluation.outsiders import Judgement, outsider_pictures, read_judgements, referral
 from training.evaluation.scale import DENSE_SIZES, dense_fields, scale_consistency
 from training.evaluation.speed import machine, speed
@@ -173,8 +174,8 @@ class Evaluation:
         if plan.site is not None:
             with self.stage(f"fields of {plan.site}", 0) as step:
                 found, boxed = read_site(self._pipeline, data_root(), plan.site, step, limit=plan.limit)
-            sets[plan.site] = self._cells(found, "slide")
-            sets[f"{plan.site}, true boxes"] = self._cells(boxed, "slide")
+            sets[plan.site] = self._cells(found, "slide") | {"outcomes": outcomes(found)}
+            sets[f"{plan.site}, true boxes"] = self._cells(boxed, "slide") | {"outcomes": outcomes(boxed)}
         return sets
 
     def _cells(self, cells: Sequence[ReadCell], by: str) -> dict[str, Any]:

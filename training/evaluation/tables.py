@@ -165,9 +165,15 @@ def scale(document: Mapping[str, Any]) -> Rows | None:
     if field["median"] is not None:
         rows += [
             ("a field, median", f"{100 * field['median']:.1f} %"),
+            *([("a field, mean", f"{100 * field['mean']:.1f} %")] if "mean" in field else []),
             ("a field, worst", f"{100 * field['worst']:.1f} % ({c['worst_file']})"),
             ("fields within 3 %", f"{100 * field['fields_within']:.0f} %"),
         ]
+    # Documents of before these were measured are shown as they are.
+    for factor, e in c.get("count_error", {}).items():
+        words = f"{100 * e['sum']:+.2f} %, a field {100 * e['field']:.2f} %"
+        moved = f" (moved by {100 * e['change_sum']:+.2f} and {100 * e['change_field']:+.2f})"
+        rows.append((f"error against the annotations at {factor}x", words + (moved if factor != "1.0" else "")))
     return Rows(f"The same field at other sizes ({c['fields']} fields)", header, tuple(rows))
 
 

@@ -20,8 +20,9 @@ from models.runtime.pipeline import Pipeline
 from tests.unit.training.small_sets import EDGE_BUNDLE
 from training.data.coco import read_split
 from training.errors import DataError
+from training.evaluation.outcomes import read_outcomes
 from training.evaluation.run import read_evaluation, thinned
-from training.evaluation.scale import dense_fields, scale_consistency
+from training.evaluation.scale import DENSE_SIZES, consistency, dense_fields, scale_consistency
 from training.evaluation.tables import tables
 from training.evaluation.white import read_site
 
@@ -97,7 +98,41 @@ def test_the_same_field_at_other_sizes_keeps_its_count_or_says_how_far_it_is_off
     assert said["fields"] == 2
     assert said["change_sum"]["1.0"] == 0.0
     assert 0 <= said["change_field"]["median"] <= said["change_field"]["worst"]
-    assert said["within"] == all(abs(v) <= 0.03 for v in said["change_sum"].values())
+    assert said["change_field"]["mean"] <= said["change_field"]["worst"]
+    assert said["within"] == (said["within_sum"] and said["within_mean"])
+    assert set(said["count_error"]) == {"0.5", "1.0", "2.0"}
+    assert said["count_error"]["1.0"]["change_sum"] == said["count_error"]["1.0"]["change_field"] == 0.0
+    Draft202012Validator(SCHEMA["$defs"]["scale"]["properties"]["consistency"] | {"$defs": SCHEMA["$defs"]}).validate(
+        said
+    )
+
+
+def test_count_errors_are_told_against_the_annotations_at_every_size() -> None:
+    said = consistency([[90, 100, 110], [45, 50, 50]], [100, 40], ["a", "b"])
+    half, full, double = (said["count_error"][k] for k in ("0.5", "1.0", "2.0"))
+    assert half == pytest.approx(
+        {"sum": 135 / 140 - 1, "field": (0.1 + 0.125) / 2, "change_sum": -15 / 140, "change_field": -0.0125}
+    )
+    assert full == pytest.approx({"sum": 150 / 140 - 1, "field": 0.125, "change_sum": 0.0, "change_field": 0.0})
+    assert double["field"] == pytest.approx((0.1 + 0.25) / 2)
+    assert said["change_field"]["mean"] == pytest.approx(0.1)
+    assert said["worst_file"] == "a"
+    assert not said["within"]
+
+
+def test_changes_that_cancel_over_the_fields_pass_by_their_sum_and_not_by_their_mean() -> None:
+    said = consistency([[110, 100, 100], [90, 100, 100]], [100, 100], ["a", "b"])
+    assert said["within_sum"]
+    assert not said["within_mean"]
+    assert not said["within"]
+    steady = consistency([[101, 100, 100], [99, 100, 100]], [100, 100], ["a", "b"])
+    assert steady["within"]
+
+
+def test_fields_without_red_cells_say_nothing_about_sizes() -> None:
+    said = consistency([[0, 0, 0]], [0], ["a"])
+    assert (said["fields"], said["worst_file"], said["count_error"]) == (0, None, {})
+    assert said["change_field"]["mean"] is None
 
 
 def test_no_cap_cuts_a_field_of_hundreds_of_red_cells(pipeline: Pipeline) -> None:
@@ -105,6 +140,22 @@ def test_no_cap_cuts_a_field_of_hundreds_of_red_cells(pipeline: Pipeline) -> Non
     assert said["true"] > 250
     assert said["recall"] > 0.95
     assert said["passes"] > 1
+
+
+def test_dense_fields_hold_one_of_twelve_megapixels() -> None:
+    assert (4000, 3000, 0.125) in DENSE_SIZES
+
+
+def test_cells_of_the_other_laboratory_are_listed_one_by_one(document: dict[str, Any]) -> None:
+    for name, said in document["white_cells"].items():
+        assert ("outcomes" in said) == name.startswith("wbc_site_b")
+        if "outcomes" not in said:
+            continue
+        read = read_outcomes(said["outcomes"], name)
+        assert len(read.slides) == said["cells"]
+        assert len(set(read.slides)) == said["groups"]
+        assert read.named.mean() == pytest.approx(said["selective"]["accepted"]["value"])
+        assert (read.said >= 0).mean() == pytest.approx(said["found"]["value"])
 
 
 def test_cells_at_true_boxes_are_the_cells_that_are_annotated(sets: Path, pipeline: Pipeline) -> None:
