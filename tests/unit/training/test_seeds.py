@@ -68,11 +68,13 @@ def together(*documents: dict[str, Any], resamples: int = 400) -> dict[str, Any]
 
 
 def row_of(said: dict[str, Any], over: str, name: str) -> dict[str, Any]:
+    row: dict[str, Any]
     (row,) = [r for r in said["figures"] if (r["over"], r["figure"]) == (over, name)]
     return row
 
 
 def joint_of(said: dict[str, Any], name: str) -> dict[str, Any]:
+    row: dict[str, Any]
     (row,) = [r for r in said["joint"] if r["figure"] == name]
     return row
 
