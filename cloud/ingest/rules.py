@@ -9,6 +9,7 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
+from cloud.ingest import salvage
 from fleet.contract import topics
 from fleet.contract.base import MAX_MESSAGE_BYTES, CaptureId
 from fleet.contract.codec import Rejected, WireError, decode, decode_events
@@ -107,6 +108,41 @@ def parse(topic: str, payload: bytes, *, retained: bool = False) -> Parsed:
 
 
 def _batch(topic: str, device: str, payload: bytes, *, retained: bool) -> Parsed:
+    try:
+        return _whole_batch(topic, device, payload, retained=retained)
+    except WireError as exc:
+        saved = None if exc.code == "too_large" else _saved(topic, device, payload, retained=retained)
+        if saved is None:
+            raise
+        return saved
+
+
+def _saved(topic: str, device: str, payload: bytes, *, retained: bool) -> Parsed | None:
+    """The events of a broken batch, each under its envelope alone; None when that finds no more than the whole did."""
+    pieces = salvage.split(payload)
+    if pieces is None:
+        return None
+    found: list[Parsed] = []
+    broken: list[tuple[bytes, WireError]] = []
+    for item in pieces.items:
+        try:
+            found.append(_whole_batch(topic, device, pieces.alone(item), retained=retained))
+        except WireError as exc:
+            broken.append((item, exc))
+    events = tuple(event for part in found for event in part.events)
+    taken = {(event.boot, event.seq) for event in events}
+    letters = [letter for part in found for letter in part.letters]
+    for item, exc in broken:
+        place = salvage.place_in(item)
+        told = () if place is None or place in taken else (place,)
+        letters.append(Letter(exc.code, exc.detail, item, told))
+    if not events and (_places(payload) or not any(letter.places for letter in letters)):
+        return None
+    sent_at = next((part.sent_at for part in found if part.sent_at is not None), None)
+    return Parsed(topic, device, "event", retained, None, events, sent_at, tuple(letters))
+
+
+def _whole_batch(topic: str, device: str, payload: bytes, *, retained: bool) -> Parsed:
     batch, rejected = decode_events(payload, limit_bytes=MAX_MESSAGE_BYTES)
     letters = [_letter(item) for item in rejected]
     if batch is None:
