@@ -62,6 +62,7 @@ LOCK_NAME = "agent.lock"
 MODEL_KEY = "model"
 FRAME_DROPPED = "frame_dropped"
 RESULTS_REJECTED = "results_rejected"
+ROWS_SET_ASIDE = "rows_set_aside"
 
 log = structlog.get_logger()
 
@@ -119,6 +120,7 @@ def compose(settings: Settings, switch: Switch, store: Store, *, start: UpdateSt
     grown = _Later()
     problems = Problems(alarms_into(store, clock, grown))
     store.on_rejected = rejection_teller(problems)
+    store.on_set_aside = set_aside_teller(problems)
     frames, enough = new_frames_queue(), threading.Event()
     slide = store.open_slide(
         settings.slide.name, target_white_cells=settings.slide.target_white_cells, now=clock.now().utc
@@ -315,6 +317,25 @@ def rejection_teller(problems: Problems) -> Callable[[int], None]:
                 f"The cloud refused {refused} results since the start; they are in the local store only.",
                 "Tell the operator: the cloud keeps refused results with the reason. Check that no other workstation "
                 "uses this device's name.",
+            )
+        )
+
+    return tell
+
+
+def set_aside_teller(problems: Problems) -> Callable[[int], None]:
+    """Makes a problem of rows that cannot be sent; it stands until the next start, the rows until somebody looks."""
+    found = 0
+
+    def tell(rows: int) -> None:
+        nonlocal found
+        found += rows
+        log.error("rows_set_aside", rows=rows)
+        problems.set(
+            Problem(
+                ROWS_SET_ASIDE,
+                f"Since the start {found} rows could not be sent and were set aside; everything else goes on.",
+                "See `ahs-edge spool ls --aside` for the reason of each.",
             )
         )
 

@@ -132,10 +132,10 @@ def _saved(topic: str, device: str, payload: bytes, *, retained: bool) -> Parsed
     events = tuple(event for part in found for event in part.events)
     taken = {(event.boot, event.seq) for event in events}
     letters = [letter for part in found for letter in part.letters]
-    for item, exc in broken:
+    for item, fault in broken:
         place = salvage.place_in(item)
         told = () if place is None or place in taken else (place,)
-        letters.append(Letter(exc.code, exc.detail, item, told))
+        letters.append(Letter(fault.code, fault.detail, item, told))
     if not events and (_places(payload) or not any(letter.places for letter in letters)):
         return None
     sent_at = next((part.sent_at for part in found if part.sent_at is not None), None)

@@ -22,6 +22,8 @@ class Counter(StrEnum):
     RESULTS_REJECTED = "results_rejected"
     RESULTS_DROPPED = "results_dropped"
     IMAGES_DROPPED = "images_dropped"
+    RESULTS_SET_ASIDE = "results_set_aside"
+    IMAGES_SET_ASIDE = "images_set_aside"
     FIELDS_REPEATED = "fields_repeated"
     MQTT_BYTES = "mqtt_bytes"
     HTTPS_BYTES = "https_bytes"
@@ -108,11 +110,17 @@ class SpoolImage:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How much is in the spool."""
+    """How much is in the spool.
+
+    Attributes:
+        events, images, image_bytes: what waits to be sent.
+        aside: rows that cannot be sent and stay to be looked at.
+    """
 
     events: int
     images: int
     image_bytes: int
+    aside: int = 0
 
 
 @dataclass(frozen=True, slots=True)

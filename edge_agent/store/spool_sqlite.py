@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from edge_agent.store.records import Counter, NewImage, SpoolEvent, SpoolImage, Waiting
+from edge_agent.store.soundness import Fault, Unsendable, event_fault
 from fleet.contract.base import utc_now_text
-from fleet.contract.codec import decode, encode
+from fleet.contract.codec import WireError, decode, encode
 from fleet.contract.http import OpinionContext
 from fleet.contract.messages import Dropped, Event, SeqRange
 
 OVER_QUOTA = "over_quota"
 _EVICTED_RATIO = 0.01
+_ASIDE = "id IN (SELECT CAST(substr(key, 7) AS INTEGER) FROM meta WHERE key >= 'aside.' AND key < 'aside/')"
+_WAITS = f"NOT {_ASIDE}"
+_TRIES_IN_ORDER = 3
+"""A picture that was tried so often goes behind the others: it may be the one that the cloud cannot take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +85,13 @@ def enforce(connection: sqlite3.Connection, numbering: Numbering, quotas: Quotas
     Returns:
         Results and pictures given up.
     """
-    held = waiting(connection)
+    held = _held(connection)
     results = images = 0
     if held.events > quotas.rows:
         surplus = held.events - quotas.rows + max(1, int(quotas.rows * _EVICTED_RATIO))
         results = connection.execute(
             "DELETE FROM spool WHERE id IN"
-            " (SELECT id FROM spool WHERE kind = 'event' AND event_kind != 'dropped' ORDER BY id LIMIT ?)",
+            f" (SELECT id FROM spool WHERE kind = 'event' AND event_kind != 'dropped' ORDER BY {_WAITS}, id LIMIT ?)",
             (surplus,),
         ).rowcount
     if held.image_bytes > quotas.image_bytes:
@@ -101,7 +106,7 @@ def enforce(connection: sqlite3.Connection, numbering: Numbering, quotas: Quotas
 
 def _evict_images(connection: sqlite3.Connection, surplus_bytes: int) -> int:
     gone: list[int] = []
-    for row in connection.execute("SELECT id, size_bytes FROM spool WHERE kind = 'image' ORDER BY id"):
+    for row in connection.execute(f"SELECT id, size_bytes FROM spool WHERE kind = 'image' ORDER BY {_WAITS}, id"):
         if surplus_bytes <= 0:
             break
         gone.append(row["id"])
@@ -111,19 +116,78 @@ def _evict_images(connection: sqlite3.Connection, surplus_bytes: int) -> int:
 
 
 def waiting(connection: sqlite3.Connection) -> Waiting:
-    """How much waits."""
-    rows = connection.execute("SELECT kind, COUNT(*), SUM(size_bytes) FROM spool GROUP BY kind").fetchall()
+    """How much waits, and how much is set aside."""
+    held, aside = _held(connection), _held(connection, f"WHERE {_ASIDE}")
+    return Waiting(
+        events=held.events - aside.events,
+        images=held.images - aside.images,
+        image_bytes=held.image_bytes - aside.image_bytes,
+        aside=aside.events + aside.images,
+    )
+
+
+def _held(connection: sqlite3.Connection, where: str = "") -> Waiting:
+    rows = connection.execute(f"SELECT kind, COUNT(*), SUM(size_bytes) FROM spool {where} GROUP BY kind").fetchall()
     found = {row[0]: (int(row[1]), int(row[2])) for row in rows}
     events, images = found.get("event", (0, 0)), found.get("image", (0, 0))
     return Waiting(events=events[0], images=images[0], image_bytes=images[1])
 
 
-def take_events(connection: sqlite3.Connection, *, after: int, limit: int) -> list[SpoolEvent]:
-    """The oldest events behind a row, at most `limit`."""
+def take_events(
+    connection: sqlite3.Connection, *, after: int, limit: int
+) -> tuple[list[SpoolEvent], list[Unsendable], int]:
+    """The oldest events behind a row, at most `limit`.
+
+    Returns:
+        Those that can be sent, those that cannot, and the last row that was looked at (`after` when there was none).
+    """
+    # As bytes: a text that is no UTF-8 would fail the whole query.
     rows = connection.execute(
-        "SELECT id, boot, seq, payload FROM spool WHERE kind = 'event' AND id > ? ORDER BY id LIMIT ?", (after, limit)
+        "SELECT id, boot, seq, CAST(payload AS BLOB) AS payload FROM spool"
+        f" WHERE kind = 'event' AND id > ? AND {_WAITS} ORDER BY id LIMIT ?",
+        (after, limit),
     )
-    return [SpoolEvent(row["id"], row["boot"], row["seq"], row["payload"]) for row in rows]
+    sound: list[SpoolEvent] = []
+    unsendable: list[Unsendable] = []
+    for row in rows:
+        after = row["id"]
+        fault = event_fault(bytes(row["payload"]), boot=row["boot"], seq=row["seq"])
+        if fault is None:
+            sound.append(SpoolEvent(row["id"], row["boot"], row["seq"], bytes(row["payload"]).decode()))
+        else:
+            unsendable.append(Unsendable(row["id"], False, fault.value))
+    return sound, unsendable, after
+
+
+def set_aside(connection: sqlite3.Connection, row: Unsendable) -> bool:
+    """Keeps a row where nothing sends it; False when it is there already, or gone."""
+    known = connection.execute(f"SELECT 1 FROM spool WHERE id = ? AND {_WAITS}", (row.row_id,)).fetchone()
+    if known is None:
+        return False
+    connection.execute("INSERT INTO meta VALUES (?, ?)", (f"aside.{row.row_id}", row.reason))
+    count(connection, Counter.IMAGES_SET_ASIDE if row.picture else Counter.RESULTS_SET_ASIDE)
+    return True
+
+
+def asides(connection: sqlite3.Connection) -> dict[int, str]:
+    """Rows that are set aside -> the reason."""
+    rows = connection.execute(
+        "SELECT spool.id, meta.value FROM meta JOIN spool ON spool.id = CAST(substr(meta.key, 7) AS INTEGER)"
+        " WHERE meta.key >= 'aside.' AND meta.key < 'aside/' ORDER BY spool.id"
+    )
+    return {int(row[0]): str(row[1]) for row in rows}
+
+
+def rows_of(connection: sqlite3.Connection, ranges: Iterable[SeqRange]) -> list[int]:
+    """Rows of events by their numbers."""
+    return [
+        int(row[0])
+        for part in ranges
+        for row in connection.execute(
+            "SELECT id FROM spool WHERE kind = 'event' AND boot = ? AND seq BETWEEN ? AND ?",
+            (part.boot, part.first, part.last),
+        )
+    ]
 
 
 def delete_events(connection: sqlite3.Connection, ranges: Iterable[SeqRange]) -> int:
@@ -137,12 +201,25 @@ def delete_events(connection: sqlite3.Connection, ranges: Iterable[SeqRange]) ->
     return gone
 
 
-def next_image(connection: sqlite3.Connection, *, excluding: Iterable[int]) -> SpoolImage | None:
-    """The oldest picture that is not among `excluding` (rows that were refused or are being sent)."""
+def next_image(connection: sqlite3.Connection, *, excluding: Iterable[int]) -> SpoolImage | Unsendable | None:
+    """The oldest picture that is not among `excluding` (rows that are being sent), or that it cannot be sent."""
     barred = set(excluding)
-    for row in connection.execute("SELECT id FROM spool WHERE kind = 'image' ORDER BY id"):
+    for row in connection.execute(
+        f"SELECT id FROM spool WHERE kind = 'image' AND {_WAITS} ORDER BY attempts >= ?, id", (_TRIES_IN_ORDER,)
+    ):
         if row["id"] not in barred:
-            full = connection.execute("SELECT * FROM spool WHERE id = ?", (row["id"],)).fetchone()
-            context = decode(OpinionContext, full["payload"].encode())
-            return SpoolImage(full["id"], full["capture_id"], bytes(full["image"]), context, full["attempts"])
+            return _image(connection, row["id"])
     return None
+
+
+def _image(connection: sqlite3.Connection, row_id: int) -> SpoolImage | Unsendable:
+    row = connection.execute(
+        "SELECT capture_id, CAST(payload AS BLOB) AS payload, image, attempts FROM spool WHERE id = ?", (row_id,)
+    ).fetchone()
+    try:
+        context = decode(OpinionContext, bytes(row["payload"]))
+    except WireError:
+        return Unsendable(row_id, True, Fault.NO_CONTEXT.value)
+    if not isinstance(row["image"], bytes) or not row["image"]:
+        return Unsendable(row_id, True, Fault.NO_PICTURE.value)
+    return SpoolImage(row_id, context.capture_id, row["image"], context, row["attempts"])

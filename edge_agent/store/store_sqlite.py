@@ -7,15 +7,19 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+import structlog
+
+from edge_agent.errors import StoreFull
 from edge_agent.slides.naming import free_name, pseudonym
 from edge_agent.store.database_sqlite import Database
 from edge_agent.store.opinions_sqlite import put_opinion, put_short_opinion
 from edge_agent.store.reads_sqlite import slide_totals
 from edge_agent.store.records import Counter, NewField, SlideTotals, SpoolEvent, SpoolImage, Waiting
+from edge_agent.store.soundness import Fault, Unsendable
 from edge_agent.store.spool_sqlite import (
     Numbering,
     Quotas,
@@ -25,6 +29,8 @@ from edge_agent.store.spool_sqlite import (
     delete_events,
     enforce,
     next_image,
+    rows_of,
+    set_aside,
     take_events,
     waiting,
 )
@@ -36,6 +42,8 @@ from fleet.contract.messages import Alarm, Dropped, Event, OpinionReady, SeqRang
 FILE_NAME = "edge.sqlite3"
 REFUSED = "refused"
 STEP_KEY = "update_step"
+
+log = structlog.get_logger()
 
 
 class Store:
@@ -51,6 +59,7 @@ class Store:
 
     Attributes:
         on_rejected: told, after the commit, of how many results the cloud has refused for good.
+        on_set_aside: told, after the commit, of how many rows cannot be sent and are kept to be looked at.
 
     Raises:
         StoreDamaged, StoreFull, StoreFault: see `Database`; by every method as well.
@@ -58,6 +67,7 @@ class Store:
 
     def __init__(self, folder: Path, quotas: Quotas, *, first_boot: int | None = None) -> None:
         self.on_rejected: Callable[[int], None] = lambda results: None
+        self.on_set_aside: Callable[[int], None] = lambda rows: None
         self.database = Database(folder / FILE_NAME)
         self._quotas = quotas
         try:
@@ -149,9 +159,36 @@ class Store:
             return waiting(connection)
 
     def take_events(self, *, after: int, limit: int) -> list[SpoolEvent]:
-        """Oldest results behind a row; they stay until they are acknowledged."""
+        """Oldest results behind a row that can be sent; they stay until they are acknowledged.
+
+        One that cannot be sent is set aside on the way. Empty only when there are no more.
+        """
+        while True:
+            with self.database.reading() as connection:
+                found, unsendable, after = take_events(connection, after=after, limit=limit)
+            if unsendable:
+                self.set_aside(unsendable)
+            if found or not unsendable:
+                return found
+
+    def set_aside(self, rows: Iterable[Unsendable]) -> int:
+        """Keeps rows that cannot be sent where they hold nothing up: counted and told. Returns those that were new."""
+        try:
+            with self._writing() as connection:
+                moved = sum(set_aside(connection, row) for row in rows)
+        except StoreFull as exc:
+            # No reason to hold up the others: met again at the next reading.
+            log.error("row_not_set_aside", error=str(exc))
+            return 0
+        if moved:
+            self.on_set_aside(moved)
+        return moved
+
+    def give_up(self, ranges: tuple[SeqRange, ...]) -> int:
+        """Sets results aside that the cloud never acknowledges although it acknowledges others."""
         with self.database.reading() as connection:
-            return take_events(connection, after=after, limit=limit)
+            rows = rows_of(connection, ranges)
+        return self.set_aside([Unsendable(row_id, False, Fault.NEVER_ACKNOWLEDGED.value) for row_id in rows])
 
     def acknowledge(self, ranges: tuple[SeqRange, ...], rejected: tuple[SeqRange, ...]) -> int:
         """Deletes what the cloud has committed, and counts what it has dead-lettered. Returns the rows."""
@@ -164,9 +201,15 @@ class Store:
         return sent + refused
 
     def next_image(self, *, excluding: tuple[int, ...] = ()) -> SpoolImage | None:
-        """Oldest picture waiting for its opinion."""
-        with self.database.reading() as connection:
-            return next_image(connection, excluding=excluding)
+        """Oldest picture waiting for its opinion; one that cannot be sent is set aside on the way."""
+        barred = excluding
+        while True:
+            with self.database.reading() as connection:
+                found = next_image(connection, excluding=barred)
+            if not isinstance(found, Unsendable):
+                return found
+            self.set_aside([found])
+            barred = (*barred, found.row_id)
 
     def note_attempt(self, row_id: int, *, https_bytes: int) -> None:
         """Counts an attempt and its bytes before they leave: a kill in between must not hide them."""
@@ -188,13 +231,15 @@ class Store:
             return put_short_opinion(connection, message, now)
 
     def refuse_image(self, row_id: int, reason: str, *, now: datetime) -> None:
-        """Gives up a picture that the cloud will never take; counted and told."""
+        """Sets a picture aside that the cloud will never take; counted and told."""
+        row = Unsendable(row_id, True, f"{REFUSED}:{reason}"[:64])
         with self._writing() as connection:
-            if connection.execute("DELETE FROM spool WHERE id = ?", (row_id,)).rowcount:
+            if moved := set_aside(connection, row):
                 count(connection, Counter.IMAGES_REFUSED)
-                count(connection, Counter.IMAGES_DROPPED)
-                told = Dropped(boot=0, seq=0, dropped_at=now, reason=f"{REFUSED}:{reason}"[:64], results=0, images=1)
+                told = Dropped(boot=0, seq=0, dropped_at=now, reason=row.reason, results=0, images=1)
                 append_event(connection, self._numbering, told, now)
+        if moved:
+            self.on_set_aside(1)
 
     def alarm(self, alarm: Alarm, *, now: datetime) -> None:
         """Spools an alarm."""

@@ -2,7 +2,8 @@
 
 Obligations:
 1. A row leaves the spool only after the cloud's acknowledgement of exactly that row while it was in the air.
-2. A row is in the air at most once at a time; without an acknowledgement it flies again, ever more rarely.
+2. A row is in the air at most once at a time; without an acknowledgement it flies again, ever more rarely, and where
+   others are acknowledged meanwhile it is found out and set aside in the end: one row never holds up those behind it.
 3. Bulk is held back until `host/state` says that ingest is there. Where nobody says anything at all, one batch is sent
    from time to time as a probe, and its acknowledgement counts as a word of the host.
 4. Everything from an older connection is ignored; everything that cannot be read or is not known is noted.
@@ -35,6 +36,7 @@ from edge_agent.uplink.traffic import (
     Disconnect,
     Event,
     GaugesRead,
+    GiveUp,
     HandOn,
     Identity,
     Note,
@@ -164,7 +166,12 @@ class UplinkCore:
             return self._lost("the broker does not answer", now) if now_s >= self._deadline_s else []
         actions: list[Action] = []
         if self._window(now):
-            for batch in self._flight.overdue(now_s):
+            if given_up := self._flight.hopeless(now_s):
+                actions += [
+                    GiveUp(ranges_of(given_up)),
+                    Note(NoteCode.GIVEN_UP, f"{len(given_up)} rows, never acknowledged while others were"),
+                ]
+            for batch in self._flight.overdue(now_s, narrow=self.state is LinkState.FLOWING):
                 self._probe_s = now_s + self._tuning.probe_s
                 actions += [Note(NoteCode.RESENT, f"{len(batch.rows)} rows"), self._send(batch, now)]
         if now_s >= self._telemetry_s:

@@ -30,6 +30,7 @@ from edge_agent.uplink.traffic import (
     Disconnect,
     Event,
     GaugesRead,
+    GiveUp,
     HandOn,
     Note,
     Publish,
@@ -176,6 +177,8 @@ class UplinkDriver:
             case Acknowledge():
                 self._unsaved.append(action)
                 self._save()
+            case GiveUp():
+                self._give_up(action)
             case Announce():
                 self._announce(action.message)
             case CatchUp():
@@ -201,6 +204,13 @@ class UplinkDriver:
         except DeviceFault as exc:
             # Not the same as "no rows": taken for that, what waits would stay until the next result or connection.
             return RowsFailed(str(exc))
+
+    def _give_up(self, action: GiveUp) -> None:
+        try:
+            self._store.give_up(action.ranges)
+        except DeviceFault as exc:
+            # Read again with the next connection, and found out again.
+            log.error("row_not_set_aside", error=str(exc))
 
     def _announce(self, message: OpinionReady) -> None:
         try:

@@ -21,30 +21,38 @@ class Batch:
         rows: those still unacknowledged, by key.
         due_s: monotonic time at which they are sent again.
         attempts: how often they were sent.
+        landed_before: rows that had landed when this batch was first sent.
+        narrowed: it is a part of one that was never acknowledged.
     """
 
     rows: dict[Key, SpoolEvent]
     due_s: float
     attempts: int = 1
+    landed_before: int = 0
+    narrowed: bool = False
 
 
 class Flight:
-    """At most `window_batches` batches in the air, each within its limits of rows and bytes.
+    """At most `window_batches` batches in the air, each within its limits of rows and bytes, and suspected rows alone.
 
-    Every row is in one batch at most; an acknowledged one never flies again.
+    Every row is in one batch at most; an acknowledged one never flies again. A batch that stays unacknowledged is
+    halved, and halved again, so that a row that the cloud cannot take is found and its neighbours land without it.
     """
 
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
         self._batches: list[Batch] = []
+        self._landed = 0
         self.cursor = 0
 
     def __len__(self) -> int:
         return sum(len(batch.rows) for batch in self._batches)
 
     def room(self, window: int) -> int:
-        """How many further batches may leave."""
-        return max(0, window - len(self._batches))
+        """How many further batches may leave. Suspected rows take nobody's place, unless there are very many."""
+        suspects = [batch for batch in self._batches if batch.narrowed and len(batch.rows) == 1]
+        flying = len(self._batches) - len(suspects)
+        return max(0, window - flying) if len(suspects) <= self._tuning.batch_rows else 0
 
     def load(self, rows: Sequence[SpoolEvent], now_s: float, *, batches: int) -> list[Batch]:
         """Packs rows, in order, into at most so many batches and notes them as sent; the rest stays where it is."""
@@ -63,7 +71,7 @@ class Flight:
             if full:
                 if len(packed) == batches:
                     break
-                packed.append(Batch({}, now_s + self._tuning.ack_timeout_s))
+                packed.append(Batch({}, now_s + self._tuning.ack_timeout_s, landed_before=self._landed))
                 size_bytes = 0
             packed[-1].rows[key] = row
             size_bytes += len(row.payload)
@@ -71,14 +79,48 @@ class Flight:
         self._batches += packed
         return packed
 
-    def overdue(self, now_s: float) -> list[Batch]:
-        """Batches to be sent again; each waits twice as long the next time."""
+    def overdue(self, now_s: float, *, narrow: bool = True) -> list[Batch]:
+        """Batches to be sent again; each waits twice as long the next time.
+
+        Args:
+            now_s: monotonic time.
+            narrow: halve those that were sent often; not while nobody is known to listen.
+        """
+        if narrow:
+            self._narrow(now_s)
         late = [batch for batch in self._batches if batch.due_s <= now_s]
         for batch in late:
             wait_s = self._tuning.ack_timeout_s * 2.0 ** min(batch.attempts, 16)
             batch.due_s = now_s + min(wait_s, self._tuning.ack_timeout_last_s)
             batch.attempts += 1
         return late
+
+    def _narrow(self, now_s: float) -> None:
+        for batch in list(self._batches):
+            tired = batch.due_s <= now_s and batch.attempts >= self._tuning.halve_after_sends
+            # Where nothing lands at all the cloud is away rather than a row at fault: then one batch is tried in parts.
+            others = any(other.narrowed for other in self._batches)
+            may = self._landed > batch.landed_before or batch.narrowed or not others
+            if tired and may and len(batch.rows) > 1:
+                rows, middle = list(batch.rows.items()), len(batch.rows) // 2
+                at = self._batches.index(batch)
+                self._batches[at : at + 1] = [
+                    Batch(dict(part), now_s, attempts=0, landed_before=self._landed, narrowed=True)
+                    for part in (rows[:middle], rows[middle:])
+                ]
+
+    def hopeless(self, now_s: float) -> list[Key]:
+        """Takes out single rows that were sent again and again while others landed."""
+        found = [
+            batch
+            for batch in self._batches
+            if len(batch.rows) == 1
+            and batch.due_s <= now_s
+            and batch.attempts >= self._tuning.give_up_after_sends
+            and self._landed > batch.landed_before
+        ]
+        self._batches = [batch for batch in self._batches if batch not in found]
+        return [key for batch in found for key in batch.rows]
 
     def hurry(self, now_s: float) -> None:
         """Everything in the air is due now: the receiver has come back."""
@@ -94,6 +136,7 @@ class Flight:
             for key in batch.rows
             if any(part.boot == key[0] and part.first <= key[1] <= part.last for part in parts)
         ]
+        self._landed += len(landed)
         for batch in self._batches:
             for key in landed:
                 batch.rows.pop(key, None)

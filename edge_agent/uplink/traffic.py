@@ -249,6 +249,13 @@ class Acknowledge:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Set these rows aside: they alone are never acknowledged."""
+
+    ranges: tuple[SeqRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """A second opinion has been announced in short."""
 
@@ -279,6 +286,7 @@ class NoteCode(StrEnum):
     OPERATION_REJECTED = "operation_rejected"
     RESULT_REJECTED = "result_rejected"
     RESENT = "resent"
+    GIVEN_UP = "given_up"
     PUBLISH_REFUSED = "publish_refused"
     LINK_CHANGED = "link_changed"
     SPOOL_NOT_READ = "spool_not_read"
@@ -301,6 +309,7 @@ Action = (
     | Publish
     | TakeRows
     | Acknowledge
+    | GiveUp
     | Announce
     | CatchUp
     | ReadGauges
@@ -339,4 +348,6 @@ class Tuning:
     batch_rows: int = 100
     batch_bytes: int = 120_000
     window_batches: int = 4
+    halve_after_sends: int = 3
+    give_up_after_sends: int = 5
     remembered_operations: int = field(default=64)

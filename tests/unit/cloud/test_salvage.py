@@ -80,7 +80,7 @@ def test_a_broken_event_alone_is_told_where_its_number_can_be_read() -> None:
 
 
 def test_a_number_that_was_taken_is_never_told_as_refused() -> None:
-    assert outcome(read(batch(event(1), event(1).replace('40.0', '40 .0'), event(3)))) == ([1, 3], [("not_json", ())])
+    assert outcome(read(batch(event(1), event(1).replace("40.0", "40 .0"), event(3)))) == ([1, 3], [("not_json", ())])
 
 
 def test_another_devices_broken_batch_is_refused_all_the_same() -> None:

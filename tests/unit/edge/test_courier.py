@@ -40,6 +40,7 @@ class FakeCloud:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.faults: list[Exception] = []
+        self.sick: set[str] = set()
         self.known: dict[str, SecondOpinion] = {}
 
     def _fault(self) -> None:
@@ -49,6 +50,8 @@ class FakeCloud:
     def ask(self, jpeg: bytes, context: OpinionContext) -> SecondOpinion:
         self.asked.append(context.capture_id)
         self._fault()
+        if context.capture_id in self.sick:
+            raise LinkDown("HTTP 500")
         return opinion_on(context.capture_id)
 
     def fetch(self, opinion_id: str) -> SecondOpinion:
@@ -146,6 +149,32 @@ def test_a_picture_that_is_refused_for_itself_is_given_up_counted_and_told(bench
     assert bench.cloud.asked == ["bench-1/1/1", "bench-1/1/2"]
     assert bench.counters()[Counter.IMAGES_REFUSED] == 1
     assert "refused:413" in bench.store.take_events(after=0, limit=10)[-1].payload
+
+
+@pytest.mark.parametrize("change", ["payload = '{}'", "payload = 'rubbish'", "image = NULL", "image = x''"])
+def test_a_picture_that_cannot_be_sent_at_all_holds_up_none_behind_it(bench: Bench, change: str) -> None:
+    for number in (1, 2, 3):
+        bench.picture(number)
+    with bench.store.database.transaction() as connection:
+        connection.execute(f"UPDATE spool SET {change} WHERE kind = 'image' AND capture_id = 'bench-1/1/1'")
+    bench.steps()
+    assert bench.cloud.asked == ["bench-1/1/2", "bench-1/1/3"]
+    assert bench.counters()[Counter.IMAGES_SET_ASIDE] == 1
+    assert (bench.store.waiting().images, bench.store.waiting().aside) == (0, 1)
+
+
+def test_a_picture_on_which_the_cloud_fails_each_time_is_tried_behind_the_others(bench: Bench) -> None:
+    for number in (1, 2, 3):
+        bench.picture(number)
+    bench.cloud.sick = {"bench-1/1/1"}
+    for _ in range(10):
+        bench.steps(1)
+        bench.at_s += 100
+    assert {"bench-1/1/2", "bench-1/1/3"} <= set(bench.cloud.asked)
+    assert bench.store.waiting().images == 1
+    bench.cloud.sick = set()
+    bench.steps()
+    assert bench.store.waiting().images == 0
 
 
 def test_missed_and_changed_opinions_are_fetched_and_known_ones_are_not(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from edge_agent.store.database_sqlite import Database
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import Counter
 from edge_agent.store.schema import MIGRATIONS, SCHEMA_VERSION
-from edge_agent.store.spool_sqlite import Quotas
+from edge_agent.store.spool_sqlite import Quotas, asides
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from fleet.contract.cells import Decision
 from fleet.contract.http import CellLabel, CellOpinion, SecondOpinion
@@ -249,14 +249,90 @@ def test_a_label_changed_after_the_end_of_a_reading_is_fetched_again(store: Stor
     assert store.announce(short.model_copy(update={"labels": {"monocyte": 2}}), now=START)
 
 
-def test_a_refused_picture_is_counted_and_told(store: Store) -> None:
+def test_a_refused_picture_is_kept_counted_and_told(store: Store) -> None:
     store.record_field(new_field(1, slide_id=slide(store), image_bytes=10), now=START)
     image = store.next_image()
     assert image is not None
     store.refuse_image(image.row_id, "413", now=START)
-    assert store.waiting().images == 0
+    assert (store.waiting().images, store.waiting().aside) == (0, 1)
+    assert store.next_image() is None
     told = json.loads(store.take_events(after=0, limit=10)[-1].payload)
     assert (told["kind"], told["reason"], told["images"]) == ("dropped", "refused:413", 1)
+
+
+def spoil(store: Store, row_id: int, payload: bytes) -> None:
+    with store.database.transaction() as connection:
+        connection.execute("UPDATE spool SET payload = CAST(? AS TEXT) WHERE id = ?", (payload, row_id))
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b'{"kind":"field","boot":1,"se', "not_json"),
+        (b'{"kind":"field","boot":1,"seq":1,"slide":"\xff"}', "not_utf_8"),
+        (b'{"kind":"field","boot":1,"seq":1,"focus":NaN}', "not_json"),
+        (b"[" * 100_000, "not_json"),
+        (b'["field",1,1]', "no_event"),
+        (b'{"boot":1,"seq":1}', "no_event"),
+        (b'{"kind":"field","boot":1,"seq":7}', "wrong_number"),
+        (b'{"kind":"field","boot":1,"seq":1,"slide":"' + b"x" * 300_000 + b'"}', "too_large"),
+    ],
+)
+def test_a_result_that_cannot_be_sent_is_set_aside_counted_and_told_and_the_others_go_on(
+    store: Store, payload: bytes, reason: str
+) -> None:
+    told: list[int] = []
+    store.on_set_aside = told.append
+    number = slide(store)
+    for n in range(1, 5):
+        store.record_field(new_field(n, slide_id=number), now=START)
+    spoil(store, 2, payload)
+    assert [row.seq for row in store.take_events(after=0, limit=100)] == [0, 2, 3]
+    assert [row.seq for row in store.take_events(after=0, limit=100)] == [0, 2, 3]
+    assert told == [1]
+    assert Reads(store.database).counters()[Counter.RESULTS_SET_ASIDE] == 1
+    assert (store.waiting().events, store.waiting().aside) == (3, 1)
+    with store.database.reading() as connection:
+        assert asides(connection) == {2: reason}
+
+
+def test_a_page_of_nothing_but_results_that_cannot_be_sent_does_not_look_like_the_end(store: Store) -> None:
+    number = slide(store)
+    for n in range(1, 8):
+        store.record_field(new_field(n, slide_id=number), now=START)
+    for row_id in range(1, 6):
+        spoil(store, row_id, b"rubbish")
+    assert [row.seq for row in store.take_events(after=0, limit=2)] == [5]
+    assert [row.seq for row in store.take_events(after=0, limit=2)] == [5, 6]
+
+
+def test_what_is_set_aside_is_the_first_to_go_over_a_quota(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, Quotas(rows=20, image_bytes=1000))) as store:
+        number = slide(store)
+        for n in range(1, 16):
+            store.record_field(new_field(n, slide_id=number, image_bytes=60), now=START)
+        image = store.next_image(excluding=(2, 4, 6))
+        assert image is not None
+        store.refuse_image(image.row_id, "413", now=START)
+        spoil(store, 9, b"rubbish")
+        assert store.take_events(after=0, limit=100)
+        assert store.waiting().aside == 2
+        for n in range(16, 23):
+            store.record_field(new_field(n, slide_id=number, image_bytes=60), now=START)
+        waiting = store.waiting()
+        assert waiting.aside == 0
+        first = json.loads(store.take_events(after=0, limit=1)[0].payload)
+        assert first["capture_id"] != "bench-1/1/1", "one more went, the oldest"
+
+
+def test_a_row_given_up_by_its_number_stays_in_the_store(store: Store) -> None:
+    number = slide(store)
+    for n in range(1, 4):
+        store.record_field(new_field(n, slide_id=number, image_bytes=10), now=START)
+    assert store.give_up(ack(0, 2)) == 2
+    assert store.give_up(ack(0, 2)) == 0
+    assert [row.seq for row in store.take_events(after=0, limit=9)] == [4]
+    assert (store.waiting().images, store.waiting().aside) == (3, 2)
 
 
 def test_over_its_quota_the_spool_gives_up_the_oldest_counts_them_and_says_so(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from edge_agent.uplink.traffic import (
     DeviceReport,
     Disconnect,
     GaugesRead,
+    GiveUp,
     HandOn,
     NoteCode,
     Publish,
@@ -38,6 +39,7 @@ from edge_agent.uplink.traffic import (
     Subscribe,
     TakeRows,
     Tick,
+    Tuning,
     Unsubscribe,
     UpdateReport,
     UpdateTopic,
@@ -121,6 +123,61 @@ def test_an_unacknowledged_batch_is_sent_again_ever_more_rarely_without_what_was
     assert NoteCode.RESENT in notes(again)
     assert seqs(bench.wait(19)) == []
     assert seqs(bench.wait(1)) == [[0, 2]]
+
+
+def deliver_all_but(bench: Bench, poison: set[int], *, seconds: int) -> tuple[set[int], int]:
+    """A cloud that answers each batch at once unless one of these rows is in it. What was set aside, and the sends."""
+    aside: set[int] = set()
+    sends = 0
+    batches = seqs(bench.connect())
+    for _ in range(seconds):
+        while batches:
+            batch = batches.pop()
+            sends += 1
+            if not poison & set(batch):
+                batches += seqs(bench.ack(*batch))
+        found = bench.wait(1)
+        aside |= {
+            seq for given in of(GiveUp, found) for part in given.ranges for seq in range(part.first, part.last + 1)
+        }
+        batches = seqs(found)
+    return aside, sends
+
+
+def test_a_row_that_the_cloud_never_acknowledges_is_found_out_and_its_neighbours_land() -> None:
+    bench = Bench(rows=200, tuning=Tuning(batch_rows=50, window_batches=2, ack_timeout_s=5.0, telemetry_s=1e9))
+    aside, sends = deliver_all_but(bench, {77}, seconds=2000)
+    assert aside == {77}
+    assert list(bench.spool) == [(4, 77)]
+    assert sends < 60, "found by halving, not one by one"
+    assert NoteCode.GIVEN_UP in notes(bench.done)
+    bench.grow(1)
+    assert seqs(bench.tell(SpoolGrew())) == [[200]]
+
+
+def test_as_many_such_rows_as_batches_may_fly_hold_nothing_up_either() -> None:
+    bench = Bench(rows=30, tuning=Tuning(batch_rows=3, window_batches=2, ack_timeout_s=5.0, telemetry_s=1e9))
+    aside, _ = deliver_all_but(bench, {0, 1, 4, 5, 29}, seconds=4000)
+    assert aside == {0, 1, 4, 5, 29}
+    assert {seq for _, seq in bench.spool} == aside
+
+
+def test_where_nothing_is_acknowledged_at_all_no_row_is_at_fault() -> None:
+    bench = Bench(rows=30, tuning=Tuning(batch_rows=3, window_batches=2, ack_timeout_s=5.0, telemetry_s=1e9))
+    aside, _ = deliver_all_but(bench, set(range(30)), seconds=6000)
+    assert aside == set()
+    assert seqs(bench.tell(Tick())) == []
+    assert bench.core.in_flight == 9, "one batch in parts, and as many as may fly beside it"
+
+
+def test_a_row_that_is_late_but_acknowledged_is_not_sent_again_in_parts() -> None:
+    bench = Bench(rows=3)
+    bench.connect()
+    for _ in range(200):
+        bench.wait(1)
+    bench.ack(0, 1, 2)
+    assert seqs(bench.wait(1000)) == []
+    assert bench.core.in_flight == 0
 
 
 def test_an_acknowledgement_of_what_is_not_in_the_air_deletes_nothing() -> None:
