@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, assert_never
 
 from cloud.storage.tables import Base, DeviceEventRow, FieldRecord, SlideResultRow
-from fleet.contract.messages import Alarm, Dropped, Event, FieldResult, Severity, SlideResult, UpdateStep
+from fleet.contract.messages import (
+    Alarm,
+    BenchLabel,
+    Dropped,
+    Event,
+    FieldResult,
+    FieldUndone,
+    Severity,
+    SlideResult,
+    UpdateStep,
+)
+
+DeviceEvent = Alarm | Dropped | UpdateStep | FieldUndone | BenchLabel
+"""What is kept as a line of the device's history."""
 
 
 def table_of(event: Event) -> type[FieldRecord] | type[SlideResultRow] | type[DeviceEventRow]:
@@ -30,9 +43,7 @@ def row_of(event: Event, *, device: str, site_id: str, principal_id: str, now: d
         return own | _field(event)
     if isinstance(event, SlideResult):
         return own | _slide(event)
-    if isinstance(event, UpdateStep):
-        return own | _update(event)
-    return own | (_alarm(event) if isinstance(event, Alarm) else _dropped(event))
+    return own | {"kind": event.kind, "happened_at": _happened_at(event)} | _told(event)
 
 
 def same_event(event: Event, row: Base) -> bool:
@@ -50,10 +61,36 @@ def same_event(event: Event, row: Base) -> bool:
     return isinstance(row, DeviceEventRow) and (row.kind, row.happened_at) == (event.kind, _happened_at(event))
 
 
-def _happened_at(event: Alarm | Dropped | UpdateStep) -> datetime:
-    if isinstance(event, Alarm):
-        return event.raised_at
-    return event.dropped_at if isinstance(event, Dropped) else event.happened_at
+def _happened_at(event: DeviceEvent) -> datetime:
+    match event:
+        case Alarm():
+            return event.raised_at
+        case Dropped():
+            return event.dropped_at
+        case UpdateStep():
+            return event.happened_at
+        case FieldUndone():
+            return event.undone_at
+        case BenchLabel():
+            return event.labelled_at
+        case _:
+            assert_never(event)
+
+
+def _told(event: DeviceEvent) -> dict[str, Any]:
+    match event:
+        case Alarm():
+            return {"severity": event.severity.value, "code": event.code, "text": event.text}
+        case Dropped():
+            return _dropped(event)
+        case UpdateStep():
+            return _update(event)
+        case FieldUndone():
+            return {"severity": Severity.INFO.value, "code": "field_undone", "text": event.capture_id}
+        case BenchLabel():
+            return _bench_label(event)
+        case _:
+            assert_never(event)
 
 
 def _field(event: FieldResult) -> dict[str, Any]:
@@ -91,21 +128,9 @@ def _slide(event: SlideResult) -> dict[str, Any]:
     }
 
 
-def _alarm(event: Alarm) -> dict[str, Any]:
-    return {
-        "kind": event.kind,
-        "happened_at": event.raised_at,
-        "severity": event.severity.value,
-        "code": event.code,
-        "text": event.text,
-    }
-
-
 def _update(event: UpdateStep) -> dict[str, Any]:
     after = event.after.value
     return {
-        "kind": event.kind,
-        "happened_at": event.happened_at,
         "severity": (Severity.INFO if event.code is None else Severity.WARNING).value,
         "code": event.code or f"update_{after}",
         "text": f"{event.before.value} to {after}, release {event.counter}{': ' if event.text else ''}{event.text}"[
@@ -115,12 +140,22 @@ def _update(event: UpdateStep) -> dict[str, Any]:
 
 
 def _dropped(event: Dropped) -> dict[str, Any]:
+    aside = f", {event.aside} rows set aside" if event.aside else ""
     return {
-        "kind": event.kind,
-        "happened_at": event.dropped_at,
         "severity": Severity.WARNING.value,
         "code": event.reason,
-        "text": f"{event.results} results and {event.images} images given up",
+        "text": f"{event.results} results and {event.images} images given up{aside}",
         "results": event.results,
         "images": event.images,
+    }
+
+
+def _bench_label(event: BenchLabel) -> dict[str, Any]:
+    """The label with its place; of the crop nothing is kept, the whole field comes by HTTPS where it was sent."""
+    place = ", ".join(f"{value:.1f}" for value in event.bbox)
+    reader = event.reader or "nobody named"
+    return {
+        "severity": Severity.INFO.value,
+        "code": "bench_label_withdrawn" if event.withdrawn else "bench_label",
+        "text": f"{event.capture_id} at {place}: {event.before} is {event.label}, says {reader}"[:500],
     }

@@ -14,9 +14,11 @@ from fleet.contract import topics
 from fleet.contract.base import MAX_MESSAGE_BYTES, CaptureId
 from fleet.contract.codec import Rejected, WireError, decode, decode_events
 from fleet.contract.messages import (
+    BenchLabel,
     Birth,
     Event,
     FieldResult,
+    FieldUndone,
     Need,
     OperationUpdate,
     Presence,
@@ -162,7 +164,7 @@ def _whole_batch(topic: str, device: str, payload: bytes, *, retained: bool) -> 
 
 
 def _foreign_capture(event: Event, device: str) -> str | None:
-    if not isinstance(event, FieldResult):
+    if not isinstance(event, FieldResult | FieldUndone | BenchLabel):
         return None
     try:
         capture = CaptureId.parse(event.capture_id)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fleet.contract.base import (
     SCHEMA_VERSION,
@@ -21,7 +22,12 @@ from fleet.contract.base import (
     UtcTime,
     WireModel,
 )
-from fleet.contract.cells import Decision, FieldCounts, ModelRef
+from fleet.contract.cells import BBox, Decision, FieldCounts, ModelRef
+
+MAX_CROP_BYTES = 32 * 1024
+"""Largest picture of one cell that travels inside an event."""
+
+MAX_CROP_CHARACTERS = (MAX_CROP_BYTES + 2) // 3 * 4
 
 
 class Presence(TolerantEnum):
@@ -141,8 +147,57 @@ class FieldResult(WireModel):
     image_sha256: Sha256 | None = Field(None, description="hash of the image sent for a second opinion, if any")
 
 
+class SlideKind(TolerantEnum):
+    """What a slide is for."""
+
+    SPECIMEN = "specimen"
+    QC = "qc"
+    UNKNOWN = "unknown"
+
+
+class ClosedBy(TolerantEnum):
+    """What ended a slide."""
+
+    TARGET = "target"
+    TECHNICIAN = "technician"
+    RUN = "run"
+    UNKNOWN = "unknown"
+
+
+class LengthUnit(TolerantEnum):
+    """What a length is measured in."""
+
+    UM = "um"
+    PX = "px"
+    UNKNOWN = "unknown"
+
+
+class SizeHistogram(WireModel):
+    """How many cells are how large; `counts[i]` lies from `edges[i]` up to, not including, `edges[i + 1]`."""
+
+    edges: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = Field(min_length=2, max_length=257)
+    counts: tuple[Count, ...] = Field(min_length=1, max_length=256)
+    unit: LengthUnit
+
+    @model_validator(mode="after")
+    def _bins(self) -> SizeHistogram:
+        if len(self.edges) != len(self.counts) + 1:
+            raise ValueError("a histogram has one edge more than counts")
+        if any(right <= left for left, right in pairwise(self.edges)):
+            raise ValueError("the edges of a histogram grow")
+        return self
+
+
+class SlideQuality(WireModel):
+    """How good the pictures of a slide were."""
+
+    reasons: dict[str, Count] = Field(default_factory=dict, max_length=32, description="reason -> fields that had it")
+    focus_median: Finite | None = Field(None, description="of the fields that count")
+    clock: ClockQuality = Field(ClockQuality.OK, description="the worst while the slide was read")
+
+
 class SlideResult(WireModel):
-    """A slide closed: an event."""
+    """A slide closed, or corrected after it was: an event. What a device does not tell is null or empty."""
 
     kind: Literal["slide"] = "slide"
     boot: Count
@@ -156,7 +211,23 @@ class SlideResult(WireModel):
     platelets: Count
     white_cells: dict[str, Count]
     limits: dict[str, tuple[Ratio, Ratio]] = Field(description="exact 95 % limits of each type's share")
-    model: Digest
+    model: Digest = Field(description="the one in use at the end; see `models`")
+    version: Count = Field(1, ge=1, description="grows with each correction after the slide was closed")
+    slide_kind: SlideKind = SlideKind.SPECIMEN
+    closed_by: ClosedBy = ClosedBy.UNKNOWN
+    target: Count | None = Field(None, description="identified white cells that were wanted")
+    uncertain: Count | None = Field(None, description="fields in doubt; they count")
+    unidentified_limits: tuple[Ratio, Ratio] | None = Field(
+        None, description="exact 95 % limits of the unidentified share of all white cells"
+    )
+    platelet_estimate: Finite | None = Field(None, description="10^9 per litre")
+    platelet_estimate_margin: Finite | None = Field(None, description="half of the 95 % interval, 10^9 per litre")
+    red_cell_histogram: SizeHistogram | None = Field(None, description="diameters of the counted red cells")
+    quality: SlideQuality | None = None
+    corrected: Count = Field(0, description="cells whose type a person at the bench changed")
+    agent_version: str = Field("", max_length=32)
+    models: dict[Digest, Count] = Field(default_factory=dict, max_length=64, description="model -> fields it read")
+    notes: tuple[str, ...] = Field((), max_length=16, description="codes of what a reader has to know")
 
 
 class Severity(TolerantEnum):
@@ -190,6 +261,43 @@ class Dropped(WireModel):
     reason: str = Field(max_length=64)
     results: Count = 0
     images: Count = 0
+    aside: Count = Field(0, description="rows kept on the device, because they cannot be sent; not among the others")
+
+
+class FieldUndone(WireModel):
+    """A field that a technician took back: an event. The field's own result may be known already; both are kept."""
+
+    kind: Literal["undone"] = "undone"
+    boot: Count
+    seq: Count
+    capture_id: str = Field(min_length=1, max_length=120)
+    slide: str | None = Field(None, max_length=64, description="pseudonym of the slide")
+    undone_at: UtcTime
+
+
+class BenchLabel(WireModel):
+    """What a technician says a white cell is, beside the microscope: an event. Confirming is a label, too."""
+
+    kind: Literal["bench_label"] = "bench_label"
+    boot: Count
+    seq: Count
+    capture_id: str = Field(min_length=1, max_length=120)
+    slide: str | None = Field(None, max_length=64, description="pseudonym of the slide")
+    bbox: BBox
+    label: str = Field(max_length=40, description="a type, 'unidentified', 'not_classed' or 'artefact'")
+    before: str = Field(max_length=40, description="what stood there; the same as `label` when it was confirmed")
+    labelled_at: UtcTime
+    clock: ClockQuality = ClockQuality.OK
+    reader: str = Field("", max_length=100, description="name of the technician; empty when none was given")
+    model: Digest = Field(description="whose type the technician saw")
+    suggestion_shown: bool = Field(True, description="whether that type was shown")
+    crop_jpeg: str | None = Field(
+        None,
+        max_length=MAX_CROP_CHARACTERS,
+        pattern=r"^[A-Za-z0-9+/]*={0,2}$",
+        description="the cell with its margin as JPEG, base64; at most 32 KiB before that",
+    )
+    withdrawn: bool = Field(False, description="the technician took this label back")
 
 
 class UpdateStep(WireModel):
@@ -208,7 +316,9 @@ class UpdateStep(WireModel):
     text: str = Field("", max_length=500)
 
 
-Event = Annotated[FieldResult | SlideResult | Alarm | Dropped | UpdateStep, Field(discriminator="kind")]
+Event = Annotated[
+    FieldResult | SlideResult | Alarm | Dropped | UpdateStep | FieldUndone | BenchLabel, Field(discriminator="kind")
+]
 
 
 class EventBatch(Envelope):
@@ -269,6 +379,7 @@ class SamplingPolicy(WireModel):
     """What is worth a second opinion, and how much of it."""
 
     per_hour: int = Field(60, ge=0, le=10_000)
+    per_day: int | None = Field(None, ge=0, le=240_000, description="null: as many as the hours allow")
     audit_ratio: Ratio = 0.1
 
 

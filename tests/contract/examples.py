@@ -113,11 +113,27 @@ def _messages() -> list[BaseModel]:
         white_cells={"neutrophil": 60, "lymphocyte": 40},
         limits={"neutrophil": (0.497, 0.697), "lymphocyte": (0.303, 0.503)},
         model=DIGEST,
+        version=2,
+        slide_kind=messages.SlideKind.QC,
+        closed_by=messages.ClosedBy.TECHNICIAN,
+        target=200,
+        uncertain=3,
+        unidentified_limits=(0.0, 0.037),
+        platelet_estimate=231.0,
+        platelet_estimate_margin=18.5,
+        red_cell_histogram=messages.SizeHistogram(
+            edges=(4.0, 6.0, 8.0, 10.0), counts=(210, 2900, 190), unit=messages.LengthUnit.UM
+        ),
+        quality=messages.SlideQuality(reasons={"out_of_focus": 1}, focus_median=0.71, clock=base.ClockQuality.UNSYNCED),
+        corrected=2,
+        agent_version="0.1.0",
+        models={DIGEST: 39},
+        notes=("revisits_not_told",),
     )
     alarm = messages.Alarm(
         **_event(12), raised_at=NOW, severity=messages.Severity.CRITICAL, code="camera_frozen", text="Kamera steht µ"
     )
-    dropped = messages.Dropped(**_event(13), dropped_at=NOW, reason="quota", results=2, images=1)
+    dropped = messages.Dropped(**_event(13), dropped_at=NOW, reason="quota", results=2, images=1, aside=1)
     step = messages.UpdateStep(
         **_event(14),
         happened_at=NOW,
@@ -128,6 +144,22 @@ def _messages() -> list[BaseModel]:
         after=messages.UpdateState.FAILED,
         code="E_SELFTEST",
         text="types_match_truth",
+    )
+    undone = messages.FieldUndone(**_event(15), capture_id=CAPTURE, slide="s-1", undone_at=LATER)
+    label = messages.BenchLabel(
+        **_event(16),
+        capture_id=CAPTURE,
+        slide="s-1",
+        bbox=(10.5, 20.0, 120.25, 118.0),
+        label="monocyte",
+        before="lymphocyte",
+        labelled_at=LATER,
+        clock=base.ClockQuality.STEPPED,
+        reader="M. Schäfer",
+        model=DIGEST,
+        suggestion_shown=False,
+        crop_jpeg="/9j/2Q==",
+        withdrawn=True,
     )
     return [
         messages.Status(
@@ -146,7 +178,7 @@ def _messages() -> list[BaseModel]:
             reported=reported,
             open_operations=("operation-1",),
         ),
-        messages.EventBatch(**_envelope(3), events=(field, slide, alarm, dropped, step)),
+        messages.EventBatch(**_envelope(3), events=(field, slide, alarm, dropped, step, undone, label)),
         messages.Telemetry(**_envelope(4), not_after=LATER, gauges={"spool_rows": 3, "focus": 0.75}),
         messages.OperationUpdate(
             **_envelope(5),
@@ -165,7 +197,7 @@ def _messages() -> list[BaseModel]:
             counter=5,
             rollout="rollout-1",
             activation=messages.Activation.ACTIVATE,
-            sampling=messages.SamplingPolicy(per_hour=30, audit_ratio=0.05),
+            sampling=messages.SamplingPolicy(per_hour=30, per_day=400, audit_ratio=0.05),
             config={"uplink": "slow"},
             not_before=NOW,
             not_after=LATER,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from fleet.contract.messages import SizeHistogram
 from fleet.contract.release import MAX_RELEASE_BYTES, ReleaseTarget, WavePlan
 
 LARGEST = 2**53 - 1
@@ -34,7 +35,12 @@ def _adds_up(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"size_bytes": min(sum(chunk.size_bytes for chunk in fields["chunks"]), MAX_RELEASE_BYTES)}
 
 
-_KEEP_THE_RULES = {WavePlan: _one_of_both, ReleaseTarget: _adds_up}
+def _one_edge_more(fields: dict[str, Any]) -> dict[str, Any]:
+    counts = fields["counts"]
+    return fields | {"edges": [float(place) for place in range(len(counts) + 1)]}
+
+
+_KEEP_THE_RULES = {WavePlan: _one_of_both, ReleaseTarget: _adds_up, SizeHistogram: _one_edge_more}
 """Class -> what makes freely drawn fields keep a rule between them."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from enum import Enum
 from typing import Any
@@ -14,7 +15,22 @@ from pydantic import BaseModel, ValidationError
 from fleet.contract import base, cells, messages, release
 from fleet.contract.base import MAX_MESSAGE_BYTES, CaptureId, TolerantEnum
 from fleet.contract.codec import MAX_DEPTH, WireError, decode, decode_events, encode
-from fleet.contract.messages import Alarm, EventBatch, FieldResult, Reported, Severity, Status, Telemetry
+from fleet.contract.messages import (
+    MAX_CROP_BYTES,
+    Alarm,
+    ClosedBy,
+    EventBatch,
+    FieldResult,
+    LengthUnit,
+    Reported,
+    SamplingPolicy,
+    Severity,
+    SizeHistogram,
+    SlideKind,
+    SlideResult,
+    Status,
+    Telemetry,
+)
 from tests.contract.examples import EXAMPLES, GOLDEN, pretty, wire_classes
 from tests.contract.strategies import messages_of
 
@@ -95,6 +111,8 @@ def test_fields_of_a_newer_peer_are_ignored_at_every_level(name: str) -> None:
         "parts",
         "probabilities",
         "evidence",
+        "reasons",
+        "models",
     }
 
     def without(value: Any, inside_map: bool = False) -> Any:
@@ -106,6 +124,46 @@ def test_fields_of_a_newer_peer_are_ignored_at_every_level(name: str) -> None:
     data = json.dumps(without(newer(document))).encode()
     assert b"from_the_future" in data
     assert decode(kind, data) == EXAMPLES[name]
+
+
+ADDED = {
+    "slide": {
+        *("version", "slide_kind", "closed_by", "target", "uncertain", "unidentified_limits", "platelet_estimate"),
+        *("platelet_estimate_margin", "red_cell_histogram", "quality", "corrected", "agent_version", "models", "notes"),
+    },
+    "dropped": {"aside"},
+}
+"""Kind of an event -> fields that its first version did not have."""
+
+
+def test_an_event_of_the_first_version_is_read_and_says_that_it_does_not_know_the_rest() -> None:
+    document = json.loads(golden("EventBatch"))
+    old = [{k: v for k, v in item.items() if k not in ADDED.get(item["kind"], ())} for item in document["events"]]
+    read, rejected = decode_events(json.dumps(document | {"events": old}).encode())
+    assert rejected == []
+    assert read is not None
+    (slide,) = (item for item in read.events if isinstance(item, SlideResult))
+    assert (slide.version, slide.slide_kind, slide.closed_by) == (1, SlideKind.SPECIMEN, ClosedBy.UNKNOWN)
+    assert (slide.uncertain, slide.target, slide.platelet_estimate, slide.models) == (None, None, None, {})
+    assert SamplingPolicy.model_validate({"per_hour": 3}).per_day is None
+
+
+@pytest.mark.parametrize(
+    ("edges", "counts"), [((1.0, 2.0, 3.0), (1,)), ((1.0, 2.0), (1, 2)), ((2.0, 2.0), (1,)), ((2.0, 1.0), (1,))]
+)
+def test_a_histogram_whose_edges_do_not_fit_its_counts_is_refused(edges: Any, counts: Any) -> None:
+    with pytest.raises(ValidationError, match="histogram"):
+        SizeHistogram(edges=edges, counts=counts, unit=LengthUnit.UM)
+
+
+def test_a_crop_of_the_largest_size_fits_and_what_is_larger_or_no_base64_is_set_apart() -> None:
+    (label,) = (item for item in json.loads(golden("EventBatch"))["events"] if item["kind"] == "bench_label")
+    largest = base64.b64encode(bytes(MAX_CROP_BYTES)).decode()
+    crops = [largest, largest + "AAAA", "no base64!", "/9j/\n2Q=="]
+    read, rejected = decode_events(batch(*[label | {"seq": n, "crop_jpeg": crop} for n, crop in enumerate(crops)]))
+    assert read is not None
+    assert [item.seq for item in read.events] == [0]
+    assert [bad.seq for bad in rejected] == [1, 2, 3]
 
 
 TOLERANT = sorted(

@@ -130,6 +130,76 @@ async def test_every_row_carries_its_site_and_the_device_as_principal(ledger: Le
     assert figures.fields == {"accept": 1, "uncertain": 0, "withheld": 0}
 
 
+def undone_event(seq: int, **changes: Any) -> dict[str, Any]:
+    event = {"kind": "undone", "boot": 1, "seq": seq, "capture_id": "bench-1/1/1", "undone_at": START.isoformat()}
+    return event | changes
+
+
+def bench_label_event(seq: int, **changes: Any) -> dict[str, Any]:
+    event = {
+        "kind": "bench_label",
+        "boot": 1,
+        "seq": seq,
+        "capture_id": "bench-1/1/1",
+        "bbox": [10, 20, 110.25, 98],
+        "label": "monocyte",
+        "before": "lymphocyte",
+        "labelled_at": (START + timedelta(minutes=1)).isoformat(),
+        "reader": "M. Schäfer",
+        "model": DIGEST,
+        "crop_jpeg": "/9j/2Q==",
+    }
+    return event | changes
+
+
+async def test_what_a_technician_does_is_kept_beside_the_field_and_told_twice_is_there_once(
+    ledger: Ledger, storage: Any
+) -> None:
+    events = [
+        field_event(1),
+        undone_event(2),
+        bench_label_event(3),
+        bench_label_event(4, withdrawn=True, reader=""),
+        {"kind": "dropped", "boot": 1, "seq": 5, "dropped_at": START.isoformat(), "reason": "poison", "aside": 2},
+    ]
+    message = up(batch(events))
+    for _ in range(2):
+        outcome = (await ledger.commit([message]))["bench-1"]
+        assert sorted(outcome.committed) == [(1, seq) for seq in range(1, 6)]
+        assert outcome.rejected == []
+
+    assert await rows(storage, FieldRecord) == 1
+    async with storage.reading() as session:
+        found = (await session.scalars(select(DeviceEventRow).order_by(DeviceEventRow.seq))).all()
+    assert [(row.kind, row.code, row.severity) for row in found] == [
+        ("undone", "field_undone", "info"),
+        ("bench_label", "bench_label", "info"),
+        ("bench_label", "bench_label_withdrawn", "info"),
+        ("dropped", "poison", "warning"),
+    ]
+    assert [row.text for row in found] == [
+        "bench-1/1/1",
+        "bench-1/1/1 at 10.0, 20.0, 110.2, 98.0: lymphocyte is monocyte, says M. Schäfer",
+        "bench-1/1/1 at 10.0, 20.0, 110.2, 98.0: lymphocyte is monocyte, says nobody named",
+        "0 results and 0 images given up, 2 rows set aside",
+    ]
+    assert [row.happened_at - START for row in found[:2]] == [timedelta(0), timedelta(minutes=1)]
+    assert (await state_of(storage)).fields == 1
+
+
+async def test_another_event_under_a_place_that_is_taken_is_told(ledger: Ledger, storage: Any) -> None:
+    await ledger.commit([up(batch([undone_event(1), bench_label_event(2)]))])
+    outcome = (await ledger.commit([up(batch([bench_label_event(1), bench_label_event(2)]))]))["bench-1"]
+    assert (outcome.committed, outcome.rejected) == ([(1, 2)], [(1, 1)])
+
+
+async def test_nobody_undoes_or_labels_a_field_of_another_device(ledger: Ledger, storage: Any) -> None:
+    foreign = [undone_event(1, capture_id="bench-2/1/1"), bench_label_event(2, capture_id="bench-2/1/1")]
+    outcome = (await ledger.commit([up(batch(foreign))]))["bench-1"]
+    assert (outcome.committed, sorted(outcome.rejected)) == ([], [(1, 1), (1, 2)])
+    assert await rows(storage, DeviceEventRow) == 0
+
+
 async def test_one_poisonous_event_is_rejected_and_the_rest_of_its_batch_committed(
     ledger: Ledger, storage: Any
 ) -> None:
