@@ -24,8 +24,9 @@ from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import NewField, SlideTotals
 from edge_agent.store.store_sqlite import Store
 from edge_agent.triage.sampling import Sampler
+from edge_agent.version import agent_version
 from fleet.contract.base import CaptureId
-from fleet.contract.messages import Alarm, Severity, SlideResult
+from fleet.contract.messages import Alarm, ClosedBy, Severity, SlideResult
 from models.runtime import ModelRuntimeError
 
 WAIT_S = 0.25
@@ -146,6 +147,10 @@ class RecordLoop:
                 share.label: (share.low_ratio, share.high_ratio) for share in differential(totals.white_cells).shares
             },
             model=self._reader.engine.model.digest,
+            closed_by=ClosedBy.RUN,
+            target=totals.target_white_cells,
+            uncertain=totals.uncertain,
+            agent_version=agent_version(),
         )
         if self._store.close_slide(totals.slide_id, result, now=now):
             log.info(

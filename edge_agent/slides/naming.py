@@ -14,11 +14,10 @@ def pseudonym(name: str, *, salt: bytes) -> str:
     return "s-" + hmac.new(salt, name.encode(), hashlib.sha256).hexdigest()[:_PSEUDONYM_DIGITS]
 
 
-def free_name(wanted: str, taken: Collection[str]) -> str:
-    """`wanted`, or `wanted-2`, `wanted-3`, ... when that slide was read and closed before."""
-    if wanted not in taken:
-        return wanted
-    number = 2
-    while f"{wanted}-{number}" in taken:
+def free_name(wanted: str, taken: Collection[str]) -> tuple[int, str]:
+    """1 and `wanted`, or 2 and `wanted-2`, 3 and `wanted-3`, ... when that slide was read and closed before."""
+    number, name = 1, wanted
+    while name in taken:
         number += 1
-    return f"{wanted}-{number}"
+        name = f"{wanted}-{number}"
+    return number, name

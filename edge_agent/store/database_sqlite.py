@@ -60,19 +60,24 @@ class Database:
         run("PRAGMA foreign_keys = ON")
         if self._read_only:
             run("PRAGMA query_only = ON")
-            self._check_version()
+            if (version := self._check_version()) < SCHEMA_VERSION:
+                raise StoreFault(
+                    f"{self.path} was written by an older agent (schema {version}, this one reads {SCHEMA_VERSION}): "
+                    "start the agent once, which brings it up to date"
+                )
             return
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA journal_size_limit = 16777216")
         version = self._check_version()
-        for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
-            # The number is part of the step: a kill between the two would have the next start do the step again.
-            self._connection.executescript(f"BEGIN IMMEDIATE;{step}PRAGMA user_version = {number};COMMIT;")
         if version and self._ended_unclean():
+            # Before the steps: they would carry the damage into new tables.
             verdict = run("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise StoreDamaged(self._damaged(str(verdict)))
+        for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+            # The number is part of the step: a kill between the two would have the next start do the step again.
+            self._connection.executescript(f"BEGIN IMMEDIATE;{step}PRAGMA user_version = {number};COMMIT;")
         run("INSERT INTO meta VALUES ('open', '1') ON CONFLICT (key) DO UPDATE SET value = '1'")
 
     def _check_version(self) -> int:

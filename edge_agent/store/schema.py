@@ -1,8 +1,6 @@
-"""Tables of the agent's one database. Version 1; a later version adds a step to MIGRATIONS."""
+"""Tables of the agent's one database. A version is a step of MIGRATIONS; one that was released is never changed."""
 
 from __future__ import annotations
-
-SCHEMA_VERSION = 1
 
 _VERSION_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -103,5 +101,103 @@ CREATE INDEX opinions_of_capture ON opinions (capture_id);
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS = (_VERSION_1,)
+_VERSION_2 = """
+-- `specimen` is what was typed or scanned, `number` its n-th slide; `name` stays what no two slides share. Which old
+-- names were numbered by us cannot be told from names that were typed so: each is taken as a specimen of its own.
+ALTER TABLE slides ADD COLUMN specimen TEXT;
+ALTER TABLE slides ADD COLUMN number INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE slides ADD COLUMN kind TEXT NOT NULL DEFAULT 'specimen';
+ALTER TABLE slides ADD COLUMN operator TEXT;
+ALTER TABLE slides ADD COLUMN closed_by TEXT;
+UPDATE slides SET specimen = name, closed_by = CASE WHEN closed_at IS NOT NULL THEN 'run' END;
+CREATE INDEX slides_of_specimen ON slides (specimen, number);
+
+-- The result as it was at closing; a correction afterwards makes the next version, the first stays.
+CREATE TABLE slide_results (
+    slide_id INTEGER NOT NULL REFERENCES slides (id),
+    version INTEGER NOT NULL,
+    made_at TEXT NOT NULL,
+    result TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (slide_id, version)
+) WITHOUT ROWID;
+
+ALTER TABLE fields ADD COLUMN undone_at TEXT;
+ALTER TABLE fields ADD COLUMN quality TEXT;
+ALTER TABLE fields ADD COLUMN boot INTEGER;
+-- A capture is named device/boot/frame, a device's id holds no slash, and a cast reads as far as the digits go.
+UPDATE fields SET boot = CAST(substr(capture_id, instr(capture_id, '/') + 1) AS INTEGER);
+CREATE INDEX fields_of_slide ON fields (slide_id, id);
+
+CREATE TABLE corrections (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    detection_id INTEGER NOT NULL REFERENCES detections (id),
+    label TEXT NOT NULL,
+    before TEXT NOT NULL,
+    corrected_at TEXT NOT NULL,
+    operator TEXT,
+    withdrawn_at TEXT
+);
+CREATE INDEX corrections_of_detection ON corrections (detection_id);
+
+-- 0 results, 1 other events, 2 pictures in doubt, 3 pictures of the audit stream: see `value.py`.
+ALTER TABLE spool ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE spool ADD COLUMN set_aside TEXT;
+ALTER TABLE spool ADD COLUMN set_aside_at TEXT;
+UPDATE spool SET priority = 1 WHERE kind = 'event' AND event_kind IN ('alarm', 'dropped', 'update');
+-- The stored JSON has no spaces, and within a text a quotation mark has a backslash before it.
+UPDATE spool SET priority = CASE WHEN instr(payload, '"audit":true') > 0 THEN 3 ELSE 2 END WHERE kind = 'image';
+UPDATE spool SET set_aside = (SELECT value FROM meta WHERE key = 'aside.' || spool.id)
+    WHERE id IN (SELECT CAST(substr(key, 7) AS INTEGER) FROM meta WHERE key >= 'aside.' AND key < 'aside/');
+DELETE FROM meta WHERE key >= 'aside.' AND key < 'aside/';
+CREATE INDEX spool_by_priority ON spool (kind, priority, id, size_bytes) WHERE set_aside IS NULL;
+CREATE INDEX spool_aside ON spool (id) WHERE set_aside IS NOT NULL;
+
+CREATE TABLE spool_totals (
+    kind TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    aside INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (kind, priority, aside)
+) WITHOUT ROWID;
+INSERT INTO spool_totals
+    SELECT kind, priority, set_aside IS NOT NULL, COUNT(*), SUM(size_bytes) FROM spool GROUP BY 1, 2, 3;
+CREATE TRIGGER spool_row_came AFTER INSERT ON spool BEGIN
+    INSERT INTO spool_totals VALUES (new.kind, new.priority, new.set_aside IS NOT NULL, 1, new.size_bytes)
+        ON CONFLICT (kind, priority, aside) DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER spool_row_went AFTER DELETE ON spool BEGIN
+    UPDATE spool_totals SET rows = rows - 1, bytes = bytes - old.size_bytes
+        WHERE kind = old.kind AND priority = old.priority AND aside = (old.set_aside IS NOT NULL);
+END;
+CREATE TRIGGER spool_row_moved AFTER UPDATE OF kind, priority, set_aside, size_bytes ON spool BEGIN
+    UPDATE spool_totals SET rows = rows - 1, bytes = bytes - old.size_bytes
+        WHERE kind = old.kind AND priority = old.priority AND aside = (old.set_aside IS NOT NULL);
+    INSERT INTO spool_totals VALUES (new.kind, new.priority, new.set_aside IS NOT NULL, 1, new.size_bytes)
+        ON CONFLICT (kind, priority, aside) DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes;
+END;
+
+CREATE TABLE seen_files (
+    source TEXT NOT NULL,
+    source_ref TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    seen_at TEXT NOT NULL,
+    PRIMARY KEY (source, source_ref)
+) WITHOUT ROWID;
+
+CREATE TABLE calibrations (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    made_at TEXT NOT NULL,
+    made_by TEXT,
+    limits TEXT NOT NULL,
+    measured TEXT NOT NULL,
+    active INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX calibrations_one_active ON calibrations (active) WHERE active = 1;
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2)
 """Step n brings a database of version n to n + 1."""
+
+SCHEMA_VERSION = len(MIGRATIONS)

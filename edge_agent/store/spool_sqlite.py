@@ -9,6 +9,7 @@ from datetime import datetime
 
 from edge_agent.store.records import Counter, NewImage, SpoolEvent, SpoolImage, Waiting
 from edge_agent.store.soundness import Fault, Unsendable, event_fault
+from edge_agent.store.value import EVENT_PRIORITY, picture_priority
 from fleet.contract.base import utc_now_text
 from fleet.contract.codec import WireError, decode, encode
 from fleet.contract.http import OpinionContext
@@ -16,8 +17,7 @@ from fleet.contract.messages import Dropped, Event, SeqRange
 
 OVER_QUOTA = "over_quota"
 _EVICTED_RATIO = 0.01
-_ASIDE = "id IN (SELECT CAST(substr(key, 7) AS INTEGER) FROM meta WHERE key >= 'aside.' AND key < 'aside/')"
-_WAITS = f"NOT {_ASIDE}"
+_WAITS = "set_aside IS NULL"
 _TRIES_IN_ORDER = 3
 """A picture that was tried so often goes behind the others: it may be the one that the cloud cannot take."""
 
@@ -52,9 +52,17 @@ def append_event(connection: sqlite3.Connection, numbering: Numbering, event: Ev
     numbered = event.model_copy(update={"boot": numbering.boot, "seq": numbering.seq})
     payload = encode(numbered).decode()
     connection.execute(
-        "INSERT INTO spool (kind, boot, seq, event_kind, payload, size_bytes, created_at)"
-        " VALUES ('event', ?, ?, ?, ?, ?, ?)",
-        (numbering.boot, numbering.seq, event.kind, payload, len(payload), utc_now_text(now)),
+        "INSERT INTO spool (kind, boot, seq, event_kind, payload, size_bytes, created_at, priority)"
+        " VALUES ('event', ?, ?, ?, ?, ?, ?, ?)",
+        (
+            numbering.boot,
+            numbering.seq,
+            event.kind,
+            payload,
+            len(payload),
+            utc_now_text(now),
+            EVENT_PRIORITY[event.kind],
+        ),
     )
     numbering.seq += 1
 
@@ -62,8 +70,8 @@ def append_event(connection: sqlite3.Connection, numbering: Numbering, event: Ev
 def append_image(connection: sqlite3.Connection, numbering: Numbering, image: NewImage, now: datetime) -> None:
     """Stores a picture with its context. It takes a number too, so that every row of the spool has one."""
     connection.execute(
-        "INSERT INTO spool (kind, boot, seq, capture_id, payload, image, size_bytes, created_at)"
-        " VALUES ('image', ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO spool (kind, boot, seq, capture_id, payload, image, size_bytes, created_at, priority)"
+        " VALUES ('image', ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             numbering.boot,
             numbering.seq,
@@ -72,6 +80,7 @@ def append_image(connection: sqlite3.Connection, numbering: Numbering, image: Ne
             image.jpeg,
             len(image.jpeg),
             utc_now_text(now),
+            picture_priority(audit=image.context.audit),
         ),
     )
     numbering.seq += 1
@@ -116,18 +125,14 @@ def _evict_images(connection: sqlite3.Connection, surplus_bytes: int) -> int:
 
 
 def waiting(connection: sqlite3.Connection) -> Waiting:
-    """How much waits, and how much is set aside."""
-    held, aside = _held(connection), _held(connection, f"WHERE {_ASIDE}")
-    return Waiting(
-        events=held.events - aside.events,
-        images=held.images - aside.images,
-        image_bytes=held.image_bytes - aside.image_bytes,
-        aside=aside.events + aside.images,
-    )
+    """How much waits, and how much is set aside, out of the sums that triggers keep: cheap whatever the spool holds."""
+    held, waits = _held(connection), _held(connection, "WHERE aside = 0")
+    aside = held.events + held.images - waits.events - waits.images
+    return Waiting(events=waits.events, images=waits.images, image_bytes=waits.image_bytes, aside=aside)
 
 
 def _held(connection: sqlite3.Connection, where: str = "") -> Waiting:
-    rows = connection.execute(f"SELECT kind, COUNT(*), SUM(size_bytes) FROM spool {where} GROUP BY kind").fetchall()
+    rows = connection.execute(f"SELECT kind, SUM(rows), SUM(bytes) FROM spool_totals {where} GROUP BY kind").fetchall()
     found = {row[0]: (int(row[1]), int(row[2])) for row in rows}
     events, images = found.get("event", (0, 0)), found.get("image", (0, 0))
     return Waiting(events=events[0], images=images[0], image_bytes=images[1])
@@ -161,20 +166,20 @@ def take_events(
 
 def set_aside(connection: sqlite3.Connection, row: Unsendable) -> bool:
     """Keeps a row where nothing sends it; False when it is there already, or gone."""
-    known = connection.execute(f"SELECT 1 FROM spool WHERE id = ? AND {_WAITS}", (row.row_id,)).fetchone()
-    if known is None:
+    moved = connection.execute(
+        "UPDATE spool SET set_aside = ?, set_aside_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+        f" WHERE id = ? AND {_WAITS}",
+        (row.reason, row.row_id),
+    ).rowcount
+    if not moved:
         return False
-    connection.execute("INSERT INTO meta VALUES (?, ?)", (f"aside.{row.row_id}", row.reason))
     count(connection, Counter.IMAGES_SET_ASIDE if row.picture else Counter.RESULTS_SET_ASIDE)
     return True
 
 
 def asides(connection: sqlite3.Connection) -> dict[int, str]:
     """Rows that are set aside -> the reason."""
-    rows = connection.execute(
-        "SELECT spool.id, meta.value FROM meta JOIN spool ON spool.id = CAST(substr(meta.key, 7) AS INTEGER)"
-        " WHERE meta.key >= 'aside.' AND meta.key < 'aside/' ORDER BY spool.id"
-    )
+    rows = connection.execute("SELECT id, set_aside FROM spool WHERE set_aside IS NOT NULL ORDER BY id")
     return {int(row[0]): str(row[1]) for row in rows}
 
 

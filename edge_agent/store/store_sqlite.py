@@ -34,6 +34,7 @@ from edge_agent.store.spool_sqlite import (
     take_events,
     waiting,
 )
+from edge_agent.version import agent_version
 from fleet.contract.base import utc_now_text
 from fleet.contract.cells import Decision, DetectionWire
 from fleet.contract.http import SecondOpinion
@@ -42,6 +43,7 @@ from fleet.contract.messages import Alarm, Dropped, Event, OpinionReady, SeqRang
 FILE_NAME = "edge.sqlite3"
 REFUSED = "refused"
 STEP_KEY = "update_step"
+VERSION_KEY = "agent_version"
 
 log = structlog.get_logger()
 
@@ -77,6 +79,7 @@ class Store:
                 first = max(1, int(time.time())) if first_boot is None else first_boot
                 boot = int(_kept(connection, "boot", str(first - 1))) + 1
                 _put(connection, "boot", str(boot))
+                _put(connection, f"{VERSION_KEY}.{boot}", agent_version())
         except BaseException:
             self.database.close()
             raise
@@ -101,7 +104,7 @@ class Store:
             if field.replayable and _known(connection, field):
                 count(connection, Counter.FIELDS_REPEATED)
                 return False
-            field_id = _insert_field(connection, field)
+            field_id = _insert_field(connection, field, boot=self.boot)
             _insert_detections(connection, field_id, field)
             _count_on_slide(connection, field)
             append_event(connection, self._numbering, field.result, now)
@@ -134,11 +137,11 @@ class Store:
             row = connection.execute("SELECT id FROM slides WHERE closed_at IS NULL").fetchone()
             if row is None:
                 taken = {str(r[0]) for r in connection.execute("SELECT name FROM slides")}
-                free = free_name(name, taken)
+                number, free = free_name(name, taken)
                 row = connection.execute(
-                    "INSERT INTO slides (name, pseudonym, opened_at, target_white_cells) VALUES (?, ?, ?, ?)"
-                    " RETURNING id",
-                    (free, pseudonym(free, salt=self._salt), utc_now_text(now), target_white_cells),
+                    "INSERT INTO slides (name, specimen, number, pseudonym, opened_at, target_white_cells)"
+                    " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+                    (free, name, number, pseudonym(free, salt=self._salt), utc_now_text(now), target_white_cells),
                 ).fetchone()
             return slide_totals(connection, int(row[0]))
 
@@ -146,7 +149,8 @@ class Store:
         """Closes a slide and spools its result; False when it was closed before."""
         with self._writing() as connection:
             closed = connection.execute(
-                "UPDATE slides SET closed_at = ? WHERE id = ? AND closed_at IS NULL", (utc_now_text(now), slide_id)
+                "UPDATE slides SET closed_at = ?, closed_by = ? WHERE id = ? AND closed_at IS NULL",
+                (utc_now_text(now), result.closed_by.value, slide_id),
             ).rowcount
             if closed:
                 append_event(connection, self._numbering, result, now)
@@ -288,12 +292,13 @@ def _known(connection: sqlite3.Connection, field: NewField) -> bool:
     )
 
 
-def _insert_field(connection: sqlite3.Connection, field: NewField) -> int:
+def _insert_field(connection: sqlite3.Connection, field: NewField, *, boot: int) -> int:
     result = field.result
     row = connection.execute(
         "INSERT INTO fields (capture_id, source, source_ref, replayable, slide_id, captured_at, decision, reasons,"
-        " sampled, latency_ms, focus, rbc_diameter_px, um_per_px, width_px, height_px, counts, model, image_sha256)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        " sampled, latency_ms, focus, rbc_diameter_px, um_per_px, width_px, height_px, counts, model, image_sha256,"
+        " boot)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
             result.capture_id,
             field.source,
@@ -313,6 +318,7 @@ def _insert_field(connection: sqlite3.Connection, field: NewField) -> int:
             result.counts.model_dump_json(),
             result.model,
             result.image_sha256,
+            boot,
         ),
     ).fetchone()
     return int(row[0])

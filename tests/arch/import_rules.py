@@ -39,6 +39,7 @@ ENGINE_NAMES = {"create_engine", "create_async_engine", "engine_from_config", "a
 PURE = (
     "edge_agent/triage/*",
     "edge_agent/slides/*",
+    "edge_agent/store/value.py",
     "edge_agent/replay_changes.py",
     "edge_agent/uplink/core.py",
     "edge_agent/uplink/asking.py",
