@@ -10,7 +10,9 @@ import structlog
 
 from edge_agent.capture.errors import SourceEnded, SourceError, SourceLost, SourceNotFound, SourceTimeout
 from edge_agent.capture.frame import Frame
+from edge_agent.capture.selection import Selection
 from edge_agent.capture.source import FrameSource
+from edge_agent.live_fields import LiveFields
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problem, Problems
 from fleet.contract.messages import Severity
@@ -52,7 +54,7 @@ class CaptureLoop:
     Args:
         make_source: a fresh source that goes on where the store stands; asked again after each failure.
         frames: where they go; a full queue makes a replayed source wait and a live one lose the frame, counted.
-        is_new_field: whether a live frame shows a field that was not counted yet.
+        fields: which live frames show a field that was not counted yet.
         tickets: one is taken before each frame of a replayed source.
         enough: set by the recorder when the run is long enough.
         strict: a source that is not there ends the program instead of being waited for.
@@ -63,7 +65,7 @@ class CaptureLoop:
         make_source: Callable[[], FrameSource],
         frames: Frames,
         *,
-        is_new_field: Callable[[Frame], bool],
+        fields: LiveFields,
         tickets: Tickets,
         enough: threading.Event,
         strict: bool,
@@ -72,7 +74,7 @@ class CaptureLoop:
     ) -> None:
         self._make_source = make_source
         self._frames = frames
-        self._is_new_field = is_new_field
+        self._fields = fields
         self._tickets = tickets
         self._ticket = False
         self._enough = enough
@@ -125,15 +127,19 @@ class CaptureLoop:
             if not source.live:
                 self._ticket = False
                 self._hand_over(frame, stop)
-            elif not self._is_new_field(frame):
-                self._metrics.frames_skipped.labels("same_field").inc()
             else:
                 self._offer(frame)
 
     def _offer(self, frame: Frame) -> None:
+        selection = self._fields.offer(frame)
+        if selection is not Selection.NEW_FIELD:
+            self._metrics.frames_skipped.labels(selection.value).inc()
+            return
         try:
             self._frames.put_nowait(frame)
         except queue.Full:
+            # It is offered again with the next frame of this place: nothing is lost while the stage stays.
+            self._fields.not_taken(frame)
             self._metrics.frames_skipped.labels("busy").inc()
 
     def _hand_over(self, frame: Frame | None, stop: threading.Event) -> None:

@@ -15,11 +15,9 @@ from pathlib import Path
 
 import structlog
 
-from edge_agent.capture.frame import Frame
 from edge_agent.capture.gate import QualityGate
-from edge_agent.capture.measure import thumbnail
 from edge_agent.capture.opening import open_source
-from edge_agent.capture.selection import FieldSelector, Selection
+from edge_agent.capture.selection import FieldSelector
 from edge_agent.capture.source import DroppedFrame, FrameSource
 from edge_agent.capturing import CaptureLoop, Tickets
 from edge_agent.clock import Clock
@@ -29,6 +27,7 @@ from edge_agent.daemon import Agent, Parts, alarms_into, gauges_of, new_frames_q
 from edge_agent.errors import ConfigurationError, DeviceFault
 from edge_agent.inference.switch import Switch
 from edge_agent.live import LiveState
+from edge_agent.live_fields import LiveFields
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problem, Problems
 from edge_agent.reading import FieldReader
@@ -128,9 +127,11 @@ def compose(settings: Settings, switch: Switch, store: Store, *, start: UpdateSt
     limit = settings.run.stop_after_fields
     tickets = Tickets(None if limit is None else limit - slide.fields)
     name = SourceName(settings.source.kind, open_source(settings.source).replayable)
+    gate = QualityGate(settings.quality)
+    fields = LiveFields(FieldSelector(settings.selection), gate)
     recorder = RecordLoop(
         settings,
-        reader=FieldReader(switch, QualityGate(settings.quality), settings.triage),
+        reader=FieldReader(switch, gate, settings.triage),
         store=store,
         sampler=_sampler(settings, reads, clock),
         frames=frames,
@@ -138,6 +139,7 @@ def compose(settings: Settings, switch: Switch, store: Store, *, start: UpdateSt
         enough=enough,
         tickets=tickets,
         slide=slide,
+        outcomes=fields,
         clock=clock,
         live=live,
         metrics=metrics,
@@ -147,7 +149,7 @@ def compose(settings: Settings, switch: Switch, store: Store, *, start: UpdateSt
     capture = CaptureLoop(
         lambda: _resumed(settings, reads, name, slide.slide_id, drop_teller(store, clock, grown, metrics)),
         frames,
-        is_new_field=_new_field_rule(settings),
+        fields=fields,
         tickets=tickets,
         enough=enough,
         strict=settings.run.exit_when_drained,
@@ -340,11 +342,6 @@ def set_aside_teller(problems: Problems) -> Callable[[int], None]:
         )
 
     return tell
-
-
-def _new_field_rule(settings: Settings) -> Callable[[Frame], bool]:
-    selector = FieldSelector(settings.selection)
-    return lambda frame: selector.offer(thumbnail(frame.image), frame.captured_monotonic_s) is Selection.NEW_FIELD
 
 
 def model_teller(switch: Switch, store: Store, metrics: Metrics) -> Callable[[], None]:

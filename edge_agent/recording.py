@@ -16,6 +16,7 @@ from edge_agent.clock import Clock
 from edge_agent.config import Settings
 from edge_agent.errors import DeviceFault, StoreDamaged, StoreFull
 from edge_agent.live import LatestField, LiveState
+from edge_agent.live_fields import FieldOutcomes
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problem, Problems
 from edge_agent.reading import FieldReader, Judged
@@ -26,6 +27,7 @@ from edge_agent.store.store_sqlite import Store
 from edge_agent.triage.sampling import Sampler
 from edge_agent.version import agent_version
 from fleet.contract.base import CaptureId
+from fleet.contract.cells import Decision
 from fleet.contract.messages import Alarm, ClosedBy, Severity, SlideResult
 from models.runtime import ModelRuntimeError
 
@@ -60,6 +62,7 @@ class RecordLoop:
         enough: set here when the run is long enough.
         tickets: given back for frames that were not stored.
         slide: the open one.
+        outcomes: told what became of each frame.
         on_stored: told after each commit.
     """
 
@@ -75,6 +78,7 @@ class RecordLoop:
         enough: threading.Event,
         tickets: Tickets,
         slide: SlideTotals,
+        outcomes: FieldOutcomes,
         clock: Clock,
         live: LiveState,
         metrics: Metrics,
@@ -90,6 +94,7 @@ class RecordLoop:
         self._source = source
         self._enough = enough
         self._tickets = tickets
+        self._outcomes = outcomes
         self._clock = clock
         self._live = live
         self._metrics = metrics
@@ -189,6 +194,10 @@ class RecordLoop:
             return
         # From here on nothing may bring the frame back: a live field has no name by which it would be known again.
         self._held = None
+        if record.result.decision is Decision.WITHHELD:
+            self._outcomes.withheld(frame, record.result.reasons, judged.focus)
+        else:
+            self._outcomes.counted(frame)
         if not stored:
             self._metrics.fields_repeated.inc()
             self._tickets.give_back()
@@ -249,6 +258,7 @@ class RecordLoop:
         )
 
     def _unusable(self, frame: Frame, text: str) -> None:
+        self._outcomes.unusable(frame)
         self._metrics.frames_unusable.inc()
         self._tickets.give_back()
         log.error("frame_unusable", source_ref=frame.source_ref, error=text)

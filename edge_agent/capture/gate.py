@@ -23,6 +23,12 @@ class GateReason(StrEnum):
     RED_CELL_SIZE = "red_cell_size"
 
 
+PICTURE_REASONS = frozenset(
+    {GateReason.OUT_OF_FOCUS, GateReason.TOO_DARK, GateReason.TOO_BRIGHT, GateReason.COLOUR_CAST}
+)
+"""What a turn of the focus or the lamp puts right; the others are of the specimen."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldMeasurements:
     """What a picture says of itself before any model has seen it; `measure.measure` fills it.

@@ -68,10 +68,17 @@ class SelectionSettings(Part):
         2.0, gt=0, le=255, description="frames that differ less (mean grey levels of the thumbnail) show a still stage"
     )
     overlap_above_ratio: float = Field(
-        0.15, ge=0, lt=1, description="a field that shares more of its area with the one last counted is not new"
+        0.15, ge=0, lt=1, description="a field that shares more of its area with one of those last counted is not new"
+    )
+    remembered_fields: int = Field(8, ge=1, le=64, description="fields counted last that a new one is compared with")
+    look_again_s: float = Field(
+        0.5,
+        gt=0,
+        le=60,
+        description="pause between two looks whether the picture of a withheld field is better, seconds",
     )
     peak_above_ratio: float = Field(
-        0.7, gt=0, le=1, description="overlapping fields correlate at least so well over their common area"
+        0.75, gt=0, le=1, description="overlapping fields correlate at least so well over their common area"
     )
 
 

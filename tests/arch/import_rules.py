@@ -62,6 +62,7 @@ PURE = (
     "edge_agent/capture/gate.py",
     "edge_agent/capture/freshness.py",
     "edge_agent/capture/selection.py",
+    "edge_agent/capture/registration.py",
     "cloud/*/rules.py",
     "models/runtime/results.py",
     "models/runtime/matching.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,16 +29,41 @@ from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import Store
 from edge_agent.triage.sampling import Sampler
 from fleet.contract.base import CaptureId
+from fleet.contract.cells import Decision
 from fleet.contract.messages import SamplingPolicy
+from models.runtime import InferenceError
 from tests.unit.edge.edge_builders import START, new_field
 
 
 class PlainReader:
-    """Reads every frame as the same live field."""
+    """Reads every frame as the same live field, with decisions in turn; a None is a frame that cannot be analysed."""
+
+    def __init__(self, decisions: Iterable[Decision | None] = ()) -> None:
+        self._decisions = iter(decisions)
 
     def read(self, frame: Frame, *, capture: CaptureId, **more: Any) -> tuple[NewField, Any]:
         slide = cast(int, more["slide"].slide_id)
-        return new_field(capture.frame, slide_id=slide, boot=capture.boot, replayable=False), SimpleNamespace()
+        decision = next(self._decisions, Decision.ACCEPT)
+        if decision is None:
+            raise InferenceError("no")
+        field = new_field(capture.frame, slide_id=slide, boot=capture.boot, replayable=False, decision=decision)
+        return field, SimpleNamespace(focus=0.1)
+
+
+class Told:
+    """Keeps what became of each frame."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[str, str]] = []
+
+    def counted(self, frame: Frame) -> None:
+        self.outcomes.append((frame.source_ref, "counted"))
+
+    def withheld(self, frame: Frame, reasons: Sequence[str], focus: float) -> None:
+        self.outcomes.append((frame.source_ref, f"withheld at {focus}"))
+
+    def unusable(self, frame: Frame) -> None:
+        self.outcomes.append((frame.source_ref, "unusable"))
 
 
 @pytest.fixture
@@ -47,7 +72,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def recorder(store: Store, frames: int, on_stored: Callable[[], None]) -> tuple[RecordLoop, Problems]:
+def recorder(
+    store: Store,
+    frames: int,
+    on_stored: Callable[[], None],
+    *,
+    decisions: Iterable[Decision | None] = (),
+    told: Told | None = None,
+) -> tuple[RecordLoop, Problems]:
     waiting: queue.Queue[Frame | None] = queue.Queue()
     for number in range(frames):
         waiting.put(Frame(np.zeros((4, 4, 3), np.uint8), f"camera@{number}", number, START, 0.0, None))
@@ -55,7 +87,7 @@ def recorder(store: Store, frames: int, on_stored: Callable[[], None]) -> tuple[
     problems = Problems()
     loop = RecordLoop(
         load_settings(overrides={"store.full_retry_s": 0.01}, environment={}),
-        reader=cast(FieldReader, PlainReader()),
+        reader=cast(FieldReader, PlainReader(decisions)),
         store=store,
         sampler=Sampler(SamplingPolicy(per_hour=1, audit_ratio=0.0)),
         frames=waiting,
@@ -63,6 +95,7 @@ def recorder(store: Store, frames: int, on_stored: Callable[[], None]) -> tuple[
         enough=threading.Event(),
         tickets=Tickets(None),
         slide=store.open_slide("s", target_white_cells=100, now=START),
+        outcomes=told or Told(),
         clock=Clock(),
         live=LiveState(),
         metrics=Metrics(),
@@ -104,3 +137,22 @@ def test_a_disk_that_does_not_answer_is_waited_for(store: Store, monkeypatch: py
     assert seen == [DISK_FAULT]
     assert problems.now() == ()
     assert loop.slide.fields == 1
+
+
+def test_what_became_of_each_frame_is_told(store: Store) -> None:
+    told = Told()
+    loop, _ = recorder(store, 3, lambda: None, decisions=(Decision.WITHHELD, None, Decision.ACCEPT), told=told)
+    loop.run(threading.Event())
+    assert told.outcomes == [("camera@0", "withheld at 0.1"), ("camera@1", "unusable"), ("camera@2", "counted")]
+
+
+def test_what_became_of_a_frame_is_told_though_nobody_else_can_be_told(store: Store) -> None:
+    told = Told()
+
+    def on_stored() -> None:
+        raise RuntimeError("nobody listens")
+
+    loop, _ = recorder(store, 1, on_stored, told=told)
+    with pytest.raises(RuntimeError, match="nobody listens"):
+        loop.run(threading.Event())
+    assert told.outcomes == [("camera@0", "counted")]
