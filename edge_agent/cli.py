@@ -10,23 +10,20 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import structlog
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edge_agent.capture.errors import SourceNotFound
 from edge_agent.capture.gate import QualityGate
+from edge_agent.command_line import ConfigOption, SetOption, answered, progress_bar, settings_of
 from edge_agent.composition import Composed, compose, open_store, sole_user
-from edge_agent.config import Settings, effective, load_settings
+from edge_agent.config import Settings, effective
 from edge_agent.console.server import ConsoleServer, read_token
-from edge_agent.errors import BadArtefact, ConfigurationError, DeviceFault, EdgeError
+from edge_agent.errors import ConfigurationError
 from edge_agent.exit_codes import ExitCode
 from edge_agent.export import export
 from edge_agent.infer import Inference, find_pictures, write_document
@@ -50,11 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="One setting, e.g. --set mqtt.host=broker.lab (may be repeated).")
-]
-
 
 @app.command()
 def run(
@@ -77,9 +69,9 @@ def run(
         "run.stop_after_fields": stop_after_fields,
         "run.exit_when_drained": exit_when_drained or None,
     }
-    with _answered():
+    with answered():
         configure(level=_level(log_level))
-        settings = _settings(config, set_, flags)
+        settings = settings_of(config, set_, flags)
         stop = _stop_on_signals()
         code = _run(settings, stop)
     raise typer.Exit(code)
@@ -146,16 +138,16 @@ def infer(
     set_: SetOption = None,
 ) -> None:
     """Find and classify the cells of picture files, or of a stored slide, with the same pipeline as `run`."""
-    with _answered():
+    with answered():
         configure(level="warning")
         flags = {"inference.bundle": bundle, "inference.threads": threads, "data_dir": data_dir, "source": source}
-        settings = _settings(config, set_, flags)
+        settings = settings_of(config, set_, flags)
         if (images is None) == (replay is None):
             raise ConfigurationError("give either --images FOLDER or --replay SLIDE")
     if replay is not None:
         _replay(settings, replay, out)
     assert images is not None
-    with _answered():
+    with answered():
         pictures = find_pictures(images)
         engine = _engine(settings)
         inference = Inference(
@@ -165,7 +157,7 @@ def infer(
             min_score=min_score,
             annotated_folder=annotated,
         )
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("pictures", total=len(pictures))
             inference.run(pictures, lambda: progress.advance(task))
         document = inference.document()
@@ -179,11 +171,11 @@ def infer(
 
 
 def _replay(settings: Settings, slide: str, out: Path) -> NoReturn:
-    with _answered():
+    with answered():
         stored = read_slide(settings.data_dir, slide)
         engine = _engine(settings)
         reader = FieldReader(engine, QualityGate(settings.quality), settings.triage)
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("fields", total=len(stored.fields))
             again = Replay(stored, settings.source, engine, reader, lambda: progress.advance(task))
             document = again.run()
@@ -203,8 +195,8 @@ def export_(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the agent's own files.")] = None,
 ) -> None:
     """Write everything the agent has stored as one JSON report; the agent may be running."""
-    with _answered():
-        report = export(_settings(config, set_, {"data_dir": data_dir}), out)
+    with answered():
+        report = export(settings_of(config, set_, {"data_dir": data_dir}), out)
     typer.echo(f"{len(report.fields)} fields, {len(report.opinions)} second opinions -> {out}", err=True)
 
 
@@ -234,25 +226,14 @@ def self_test_(
 @app.command("check-config")
 def check_config(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Check the configuration and print what would be in force."""
-    with _answered():
-        typer.echo(effective(_settings(config, set_, {})), nl=False)
+    with answered():
+        typer.echo(effective(settings_of(config, set_, {})), nl=False)
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(agent_version())
-
-
-def _settings(config: Path | None, set_: list[str] | None, flags: dict[str, Any]) -> Settings:
-    overrides: dict[str, Any] = {}
-    for item in set_ or []:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise ConfigurationError(f"--set {item}: write section.key=value, e.g. mqtt.host=broker.lab")
-        overrides[key.strip()] = None if value.strip() in ("", "null") else value.strip()
-    overrides |= {key: value for key, value in flags.items() if value is not None}
-    return load_settings(config, overrides=overrides)
 
 
 def _level(text: str) -> str:
@@ -266,36 +247,3 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-    )
-
-
-@contextlib.contextmanager
-def _answered() -> Iterator[None]:
-    """Whatever a person has to put right becomes one clear message and its exit code."""
-    try:
-        yield
-    except ConfigurationError as exc:
-        _fail(exc, ExitCode.CONFIGURATION)
-    except BadArtefact as exc:
-        _fail(exc, ExitCode.BUNDLE)
-    except SourceNotFound as exc:
-        _fail(exc, ExitCode.SOURCE)
-    except DeviceFault as exc:
-        _fail(exc, ExitCode.WORKSTATION)
-    except EdgeError as exc:
-        _fail(exc, ExitCode.UNEXPECTED)
-
-
-def _fail(exc: Exception, code: ExitCode) -> NoReturn:
-    typer.echo(f"ahs-edge: {exc}", err=True)
-    raise typer.Exit(code) from exc

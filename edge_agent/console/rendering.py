@@ -18,6 +18,7 @@ from edge_agent.console.view import CellCard, LiveSnapshot, PartState
 from fleet.webkit import SECURITY_HEADERS, PageKit
 from fleet.webkit.words import TYPES, iso
 
+JPEG_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 NAVIGATION = (("/", "Live"), ("/slide", "Slide"), ("/health", "Health"), ("/model", "Model"))
 GROUP_ORDER = ("unidentified", *(name for name in TYPES if name != "unidentified"))
 STATE_WORDS = {
