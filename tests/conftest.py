@@ -31,6 +31,11 @@ def _data_is_there() -> bool:
     return bool(folder) and (Path(folder) / "det_txl").is_dir()
 
 
+def _rtsp_server_is_there() -> bool:
+    found = any(Path("/usr/lib").glob("*/girepository-1.0/GstRtspServer-1.0.typelib"))
+    return found and Path("/usr/lib/python3/dist-packages/gi").is_dir()
+
+
 def _podman_is_there() -> bool:
     base = os.environ.get("AHS_BASE_IMAGE", "") != "" or shutil.which("debootstrap") is not None
     return base and shutil.which("podman") is not None and shutil.which("buildah") is not None
@@ -45,6 +50,9 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "promtool": ("promtool of Prometheus", lambda: shutil.which("promtool") is not None),
     "groovy": ("groovy and java", lambda: shutil.which("groovy") is not None and shutil.which("java") is not None),
     "podman": ("podman, buildah, and debootstrap or a base image in AHS_BASE_IMAGE", _podman_is_there),
+    "rtsp": ("GStreamer's RTSP server for the system's own Python", _rtsp_server_is_there),
+    "faketime": ("faketime on PATH", lambda: shutil.which("faketime") is not None),
+    "systemd": ("systemd-analyze on PATH", lambda: shutil.which("systemd-analyze") is not None),
     "data": ("AHS_DATA_DIR", _data_is_there),
 }
 """Marker -> (what it needs, whether that is there)."""

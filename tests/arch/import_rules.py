@@ -30,9 +30,11 @@ DOORS: dict[str, tuple[str, ...]] = {
     "iotcore": ("fleet/local/*",),
     "tuf": ("fleet/release/*", "edge_agent/update/*"),
     "securesystemslib": ("fleet/release/*", "edge_agent/update/*"),
-    "cryptography": ("fleet/release/*",),
+    "cryptography": ("fleet/release/*", "edge_agent/identity/*", "cloud/devices/authority_cryptography.py"),
+    "fpdf": ("edge_agent/slides_print/*",),
+    "socks": (),
 }
-"""Heavy library -> the only files that import it."""
+"""Heavy library -> the only files that import it; `socks` is loaded by paho alone."""
 
 ENGINE_NAMES = {"create_engine", "create_async_engine", "engine_from_config", "async_engine_from_config"}
 
