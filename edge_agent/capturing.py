@@ -87,7 +87,7 @@ class CaptureLoop:
         """Until the source ends, the run is long enough, or stop.
 
         Raises:
-            SourceNotFound: in a strict run, or for files, which do not come by themselves.
+            SourceNotFound: in a strict run, or for files that do not come by themselves.
         """
         while not stop.is_set():
             self.source = self._make_source()
@@ -96,11 +96,12 @@ class CaptureLoop:
                     self._problems.clear(ABSENT)
                     self._read(self.source, stop)
             except SourceNotFound as exc:
-                if self._strict or not self.source.live:
+                if self._strict or not self.source.comes_by_itself:
                     raise
                 log.error("source_not_found", error=str(exc))
+                what = "camera" if self.source.live else "share or disk"
                 self._problems.set(
-                    Problem(ABSENT, str(exc), "Connect the camera; the agent looks for it again.", Severity.CRITICAL)
+                    Problem(ABSENT, str(exc), f"Connect the {what}; the agent looks for it again.", Severity.CRITICAL)
                 )
                 stop.wait(REOPEN_S)
                 continue

@@ -192,7 +192,9 @@ class Agent:
             return
         status = source.status()
         parts.live.put(camera=status, camera_kind=source.kind)
-        parts.metrics.camera_up.set(status.state is SourceState.UP)
+        # A source that was read to its end is closed behind it.
+        over = status.state is SourceState.CLOSED and parts.recorder.done.is_set()
+        parts.metrics.camera_up.set(status.sighted or over)
         parts.metrics.camera_fps.set(status.fps)
         parts.metrics.camera_reconnects.set(status.reconnects)
         for reason, frames in status.dropped.items():
@@ -259,7 +261,7 @@ def gauges_of(live: LiveState, problems: Problems) -> dict[str, float]:
     if now.free_bytes is not None:
         found["disk_free_bytes"] = float(now.free_bytes)
     if now.camera is not None:
-        found["camera_up"] = float(now.camera.state is SourceState.UP)
+        found["camera_up"] = float(now.camera.sighted or now.finished)
         found["camera_fps"] = now.camera.fps
     if now.field is not None:
         found["field_latency_ms"] = now.field.latency_ms

@@ -30,7 +30,9 @@ class Metrics:
             "ahs_edge_frames_dropped", "Frames the source did not deliver", ["reason"], registry=kit
         )
         self.frames_unusable = Counter("ahs_edge_frames_unusable", "Frames that could not be analysed", registry=kit)
-        self.camera_up = Gauge("ahs_edge_camera_up", "1 when frames arrive", registry=kit)
+        self.camera_up = Gauge(
+            "ahs_edge_camera_up", "1 when pictures arrive or none is due, 0 when the source is blind", registry=kit
+        )
         self.camera_fps = Gauge("ahs_edge_camera_fps", "Frames a second that arrive", registry=kit)
         self.camera_reconnects = Gauge("ahs_edge_camera_reconnects", "Reconnections of the source", registry=kit)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.capture.errors import SourceEnded, SourceLost, SourceNotFound, SourceTimeout
@@ -12,31 +12,21 @@ from edge_agent.capture.frame import Frame
 from edge_agent.capture.replay import ReplayedSource, short_hash
 from edge_agent.capture.settings import SourceSettings
 from edge_agent.capture.source import DropReason, OnDrop, SourceKind, SourceState
+from edge_agent.capture.watching import Patience, Stamp, Trouble, Watcher
 from models.runtime.errors import ImageError
 from models.runtime.imaging import read_image
 
+RESERVED_TAIL_BYTES = 512
+"""A file that ends in so many zeros is one whose size was reserved and that is not written to its end."""
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """A file as it was when it last changed.
-
-    Attributes:
-        size_bytes, modified_ns: of the file.
-        since_s: the monotonic clock when it was first seen like this.
-    """
-
-    size_bytes: int
-    modified_ns: int
-    since_s: float
 
 
 class FolderSource(ReplayedSource):
     """Picture files directly in a folder. Reference: `FOLDER-HASH/NAME`.
 
     Not watched: in the order of their names, as they stand on opening; then it ends. Watched: in the order of their
-    modification, each name once, as soon as its size and time have been stable for `settle_s`; it never ends.
+    modification, each name once, as soon as it is complete (see `watching`); it never ends, and is waited for when it
+    is not there.
     """
 
     def __init__(self, settings: SourceSettings, *, on_drop: OnDrop | None = None) -> None:
@@ -45,9 +35,14 @@ class FolderSource(ReplayedSource):
         prefix = f"{where.name}-{short_hash(str(where))}/"
         super().__init__(settings, label=f"folder {self._folder}", prefix=prefix, on_drop=on_drop)
         self._names: list[str] = []
-        self._done: set[str] = set()
-        self._sightings: dict[str, Sighting] = {}
+        self._patience = Patience(settings.settle_s, settings.incomplete_s, settings.locked_s)
+        self._watcher = Watcher(self._patience)
         self._next_look_s = 0.0
+
+    @property
+    def comes_by_itself(self) -> bool:
+        """A share is mounted when the network is there; a folder to be read once is a matter of the command line."""
+        return self._settings.watch
 
     @property
     def kind(self) -> SourceKind:
@@ -59,10 +54,10 @@ class FolderSource(ReplayedSource):
             raise SourceNotFound(f"{self._folder}: there is no such folder; create it or correct the path")
         if not self._folder.is_dir():
             raise SourceNotFound(f"{self._folder} is a file; a folder of pictures is needed here")
-        self._sightings, self._next_look_s = {}, 0.0
+        self._next_look_s = 0.0
         last = self._resume_ref.removeprefix(self._prefix) if self._resume_ref is not None else None
         # Names say nothing about the order in which files appear: of a watched folder only that one is left out.
-        self._done = {last} if self._settings.watch and last is not None else set()
+        self._watcher = Watcher(self._patience, () if last is None else (last,))
         if self._settings.watch:
             return
         names = sorted(self._pictures())
@@ -88,8 +83,10 @@ class FolderSource(ReplayedSource):
                 for entry in entries:
                     name = entry.name
                     wanted = not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
-                    if wanted and name not in self._done and entry.is_file():
-                        found[name] = entry.stat()
+                    if wanted and not (self._settings.watch and self._watcher.is_done(name)) and entry.is_file():
+                        # On some network shares a file is gone again before it can be asked about.
+                        with contextlib.suppress(FileNotFoundError):
+                            found[name] = entry.stat()
         except FileNotFoundError as exc:
             if not self._folder.exists():
                 raise SourceNotFound(f"{self._folder} is gone; is the share or disk still connected?") from exc
@@ -101,25 +98,64 @@ class FolderSource(ReplayedSource):
         while True:
             name = self._next_name(deadline_s)
             source_ref = f"{self._prefix}{name}"
-            frame = None if self._is_skipped(source_ref) else self._load(name, source_ref)
-            self._done.add(name)
+            frame = self._load(name, source_ref) if not self._settings.watch else self._try(name, source_ref)
             if frame is not None:
                 return frame
             if time.monotonic() > deadline_s:
                 raise SourceTimeout(f"{self._label}: still looking for the next picture")
 
     def _load(self, name: str, source_ref: str) -> Frame | None:
+        if self._is_skipped(source_ref):
+            return None
         try:
             return self._frame(read_image(self._folder / name), source_ref)
         except ImageError as exc:
             if not self._folder.is_dir():
                 # The share went away, the picture did not: it is read when the share is back.
-                if not self._settings.watch:
-                    self._names.append(name)
+                self._names.append(name)
                 self._lost()
                 raise SourceLost(self.status().text) from exc
             self._drop(source_ref, DropReason.UNREADABLE, str(exc))
             return None
+
+    def _try(self, name: str, source_ref: str) -> Frame | None:
+        """A picture of a watched folder, if it is one by now."""
+        path = self._folder / name
+        try:
+            frame = None if _is_reserved(path) else self._frame(read_image(path), source_ref)
+        except (ImageError, OSError) as exc:
+            fault = exc if isinstance(exc, OSError) else exc.__cause__
+            if not self._folder.is_dir():
+                self._lost()
+                raise SourceLost(self.status().text) from exc
+            if isinstance(fault, FileNotFoundError):
+                self._watcher.gone(name)
+                return None
+            self._failed(name, source_ref, Trouble.LOCKED if isinstance(fault, OSError) else Trouble.INCOMPLETE, exc)
+            return None
+        if frame is None:
+            return self._reserved(name, path, source_ref)
+        return self._took(name, frame)
+
+    def _reserved(self, name: str, path: Path, source_ref: str) -> Frame | None:
+        """A picture may end in zeros of its own; then it is one all the same, only later."""
+        if not self._watcher.failed(name, Trouble.INCOMPLETE, time.monotonic()):
+            return None
+        try:
+            frame = self._frame(read_image(path), source_ref)
+        except ImageError as exc:
+            self._drop(source_ref, DropReason.UNREADABLE, str(exc))
+            return None
+        return self._took(name, frame)
+
+    def _took(self, name: str, frame: Frame) -> Frame:
+        self._watcher.taken(name)
+        self._set_state(SourceState.UP)
+        return frame
+
+    def _failed(self, name: str, source_ref: str, trouble: Trouble, exc: Exception) -> None:
+        if self._watcher.failed(name, trouble, time.monotonic()):
+            self._drop(source_ref, DropReason.UNREADABLE, str(exc))
 
     def _next_name(self, deadline_s: float) -> str:
         if self._settings.watch:
@@ -163,25 +199,32 @@ class FolderSource(ReplayedSource):
             return
         if self._state[0] is SourceState.RECONNECTING:
             self._reconnects += 1
-        sightings: dict[str, Sighting] = {}
-        settled: list[tuple[int, str]] = []
+        stamps: dict[str, Stamp] = {}
         for name, stat in found.items():
             if self._is_skipped(f"{self._prefix}{name}"):
-                self._done.add(name)
-                continue
-            seen = self._sightings.get(name)
-            if seen is None or (seen.size_bytes, seen.modified_ns) != (stat.st_size, stat.st_mtime_ns):
-                seen = Sighting(stat.st_size, stat.st_mtime_ns, now_s)
-            # An empty file is one whose writer has not begun; it stays waiting instead of being dropped.
-            if seen.size_bytes > 0 and now_s - seen.since_s >= self._settings.settle_s:
-                settled.append((seen.modified_ns, name))
+                self._watcher.taken(name)
             else:
-                sightings[name] = seen
-        self._sightings = sightings
-        self._names = [name for _, name in sorted(settled, reverse=True)]
-        self._set_state(SourceState.UP if self._names else SourceState.WAITING)
+                stamps[name] = Stamp(stat.st_size, stat.st_mtime_ns)
+        self._names = self._watcher.look(stamps, now_s)[::-1]
+        waiting = self._watcher.waiting - len(self._names)
+        detail = f"{waiting} not complete yet" if waiting else ""
+        # What is tried now may turn out to be half a picture: only one that was read makes the source be up.
+        if not self._names or self._state[0] is SourceState.RECONNECTING:
+            self._set_state(SourceState.WAITING, detail)
 
     def _lost(self, detail: str = "is the share or disk still connected?") -> None:
         if self._settings.watch:
             self._names = []
         self._set_state(SourceState.RECONNECTING, detail)
+
+
+def _is_reserved(path: Path) -> bool:
+    """Whether a file ends in zeros.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with path.open("rb") as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size_bytes - RESERVED_TAIL_BYTES))
+        return not any(file.read(RESERVED_TAIL_BYTES))

@@ -74,6 +74,7 @@ class LiveSource:
     """A `FrameSource` over a connection that can break, freeze or hang."""
 
     live = True
+    comes_by_itself = True
     replayable = False
 
     def __init__(

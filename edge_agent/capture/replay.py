@@ -39,6 +39,11 @@ class ReplayedSource(ABC):
     live = False
     replayable = True
 
+    @property
+    def comes_by_itself(self) -> bool:
+        """See `FrameSource.comes_by_itself`."""
+        return False
+
     def __init__(self, settings: SourceSettings, *, label: str, prefix: str, on_drop: OnDrop | None = None) -> None:
         """Args:
         settings: pace and scale.

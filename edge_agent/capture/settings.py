@@ -138,6 +138,18 @@ class SourceSettings(Part):
     every_nth: int = Field(1, ge=1, le=100_000, description="read every n-th frame of a video")
     watch: bool = Field(False, description="folder: keep waiting for new pictures instead of ending")
     settle_s: float = Field(1.0, ge=0, le=600, description="watched file: size must be stable for so long, seconds")
+    incomplete_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="watched file that is no whole picture: given up when unchanged so long, seconds",
+    )
+    locked_s: float = Field(
+        600.0,
+        ge=0,
+        le=86_400,
+        description="watched file that cannot be opened: given up when unchanged so long, seconds",
+    )
     poll_s: float = Field(0.5, gt=0, le=600, description="watched folder: pause between two looks, seconds")
     link: LinkSettings = LinkSettings()
     freshness: FreshnessSettings = FreshnessSettings()

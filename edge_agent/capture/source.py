@@ -86,8 +86,14 @@ class SourceStatus:
         """Whether nobody needs to look after it."""
         return self.state in HEALTHY_STATES
 
+    @property
+    def sighted(self) -> bool:
+        """Whether pictures can be believed to arrive when there are any: not blind, be it idle or slow."""
+        return self.state in SIGHTED_STATES
+
 
 HEALTHY_STATES = frozenset({SourceState.UP, SourceState.WAITING, SourceState.ENDED, SourceState.CONNECTING})
+SIGHTED_STATES = frozenset({SourceState.UP, SourceState.WAITING, SourceState.ENDED, SourceState.TRICKLING})
 
 
 @runtime_checkable
@@ -118,6 +124,11 @@ class FrameSource(Protocol):
     @property
     def replayable(self) -> bool:
         """True: `source_ref` means the same frame in each run, so a restart can go on where it stopped."""
+        ...
+
+    @property
+    def comes_by_itself(self) -> bool:
+        """True: when it is not there, it may be there later (a camera, a share), so it is worth waiting for."""
         ...
 
     def __enter__(self) -> Self:

@@ -65,6 +65,8 @@ PURE = (
     "edge_agent/capture/freshness.py",
     "edge_agent/capture/selection.py",
     "edge_agent/capture/registration.py",
+    "edge_agent/capture/watching.py",
+    "edge_agent/store/soundness.py",
     "cloud/*/rules.py",
     "models/runtime/results.py",
     "models/runtime/matching.py",
