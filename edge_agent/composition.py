@@ -18,7 +18,7 @@ import structlog
 from edge_agent.capture.gate import QualityGate
 from edge_agent.capture.opening import open_source
 from edge_agent.capture.selection import FieldSelector
-from edge_agent.capture.source import DroppedFrame, FrameSource
+from edge_agent.capture.source import DroppedFrame, DropReason, FrameSource
 from edge_agent.capturing import CaptureLoop, Tickets
 from edge_agent.clock import Clock
 from edge_agent.config import Settings
@@ -35,7 +35,7 @@ from edge_agent.recording import RecordLoop, SourceName
 from edge_agent.reporting import Reporter
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.spool_sqlite import Quotas
-from edge_agent.store.store_sqlite import Store
+from edge_agent.store.store_sqlite import FOLDER, Store
 from edge_agent.triage.sampling import WINDOW_S, Sampler
 from edge_agent.update.start import UpdateStart
 from edge_agent.updating import compose_update, updates_over
@@ -269,15 +269,13 @@ def _resumed(
     settings: Settings, reads: Reads, name: SourceName, slide_id: int, on_drop: Callable[[DroppedFrame], None]
 ) -> FrameSource:
     """A source that goes on where the store stands. A watched folder never shows a file twice, whatever the slide."""
-    source = open_source(settings.source, on_drop=on_drop)
-    if not name.replayable:
-        return source
-    refs = reads.source_refs(name.key, slide_id=None if settings.source.watch else slide_id)
-    if source.kind == "folder":
-        source.skip(refs)
-    elif refs:
+    of_slide = None if settings.source.watch else slide_id
+    source = open_source(
+        settings.source, on_drop=on_drop, known=lambda refs: reads.known_refs(name.key, refs, slide_id=of_slide)
+    )
+    if source.replayable and source.kind != "folder" and (last := reads.last_ref(name.key, slide_id=slide_id)):
         try:
-            source.resume_after(refs[-1])
+            source.resume_after(last)
         except ValueError as exc:
             # Another video or other settings under the same slide: begin anew; what is known is not counted twice.
             log.warning("source_not_resumed", error=str(exc))
@@ -292,11 +290,14 @@ def drop_teller(
     def tell(dropped: DroppedFrame) -> None:
         now = clock.now().utc
         text = f"{dropped.source_ref}: {dropped.text}"[:500]
+        # A file that cannot be read is met again at each start, and told of once.
+        unreadable = dropped.reason is DropReason.UNREADABLE
         alarm = Alarm(
             boot=0, seq=0, raised_at=now, severity=Severity.WARNING, code=f"{FRAME_DROPPED}_{dropped.reason}", text=text
         )
         try:
-            store.alarm(alarm, now=now)
+            if not unreadable or store.see_file(FOLDER, dropped.source_ref, dropped.reason.value, now=now):
+                store.alarm(alarm, now=now)
         except DeviceFault as exc:
             metrics.alarms_lost.inc()
             log.error("alarm_not_stored", code=alarm.code, error=str(exc))

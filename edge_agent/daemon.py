@@ -7,6 +7,8 @@ hand, which a replayable source delivers again.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import threading
 import time
@@ -104,7 +106,9 @@ class Agent:
             )
         if parts.update is not None:
             workers.append(Worker("update", parts.update.run, stop=halt, metrics=parts.metrics, fatal=(StoreDamaged,)))
-        for worker in workers:
+        # Not waited for at the end: it reads the whole file, and begins again at the next start.
+        checker = Worker("check", self._check, stop=halt, metrics=parts.metrics, fatal=(StoreDamaged,))
+        for worker in (*workers, checker):
             worker.start()
         code = ExitCode.OK
         try:
@@ -115,10 +119,20 @@ class Agent:
             for worker in workers:
                 if not worker.join(max(0.1, deadline_s - time.monotonic())):
                     log.warning("worker_left_behind", worker=worker.name)
-        for worker in workers:
+        for worker in (*workers, checker):
             if worker.failure is not None:
                 raise worker.failure
         return code
+
+    def _check(self, stop: threading.Event) -> None:
+        """The rest of the store's check after an unclean end, beside the work and behind it."""
+        database = self._parts.store.database
+        if database.unchecked and not stop.is_set():
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            began_s = time.monotonic()
+            database.check()
+            log.info("store_checked", seconds=round(time.monotonic() - began_s, 1))
 
     def _watch(self, stop: threading.Event, halt: threading.Event) -> ExitCode:
         """Looks after everything twice a second until the run is over."""

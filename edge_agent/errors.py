@@ -6,6 +6,7 @@ EdgeError
 │   ├── StoreFull        no room: free some; the agent waits and loses nothing that was committed
 │   ├── StoreFault       the disk does not read or write
 │   ├── StoreDamaged     the database does not pass its own check
+│   │   └── StoreOfNewerAgent   it is sound, and of an agent that knows more tables: that one is needed
 │   └── PortInUse        somebody else has the console's address
 ├── LinkDown             network, broker or cloud away: retried by itself
 ├── PeerRejected         broker or cloud refused us: not retried until something has changed
@@ -37,6 +38,10 @@ class StoreFault(DeviceFault):
 
 class StoreDamaged(DeviceFault):
     """The store's file is no database any more, or fails its integrity check."""
+
+
+class StoreOfNewerAgent(StoreDamaged):
+    """The store was written by a newer agent; nothing may be repaired in it."""
 
 
 class PortInUse(DeviceFault):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from edge_agent.capture.errors import SourceEnded, SourceLost, SourceNotFound, SourceTimeout
 from edge_agent.capture.frame import Frame
 from edge_agent.capture.replay import ReplayedSource, short_hash
 from edge_agent.capture.settings import SourceSettings
-from edge_agent.capture.source import DropReason, OnDrop, SourceKind, SourceState
+from edge_agent.capture.source import DropReason, Known, OnDrop, SourceKind, SourceState
 from edge_agent.capture.watching import Patience, Stamp, Trouble, Watcher
 from models.runtime.errors import ImageError
 from models.runtime.imaging import read_image
@@ -29,7 +30,7 @@ class FolderSource(ReplayedSource):
     is not there.
     """
 
-    def __init__(self, settings: SourceSettings, *, on_drop: OnDrop | None = None) -> None:
+    def __init__(self, settings: SourceSettings, *, on_drop: OnDrop | None = None, known: Known | None = None) -> None:
         self._folder = Path(settings.spec)
         where = self._folder.absolute()
         prefix = f"{where.name}-{short_hash(str(where))}/"
@@ -38,6 +39,7 @@ class FolderSource(ReplayedSource):
         self._patience = Patience(settings.settle_s, settings.incomplete_s, settings.locked_s)
         self._watcher = Watcher(self._patience)
         self._next_look_s = 0.0
+        self._known: Known = known or (lambda refs: ())
 
     @property
     def comes_by_itself(self) -> bool:
@@ -66,7 +68,8 @@ class FolderSource(ReplayedSource):
                 f"{self._folder} holds no picture ({', '.join(sorted(s[1:] for s in PICTURE_SUFFIXES))}); pictures in "
                 "folders below it are not read"
             )
-        self._names = [name for name in reversed(names) if last is None or name > last]
+        wanted = self._wanted(name for name in names if last is None or name > last)
+        self._names = sorted(wanted, reverse=True)
 
     def _close(self) -> None:
         self._names = []
@@ -94,6 +97,12 @@ class FolderSource(ReplayedSource):
             raise SourceNotFound(f"{self._folder} cannot be listed: {exc.strerror}; check its permissions") from exc
         return found
 
+    def _wanted(self, names: Iterable[str]) -> set[str]:
+        """Those that are neither skipped nor stored already."""
+        refs = {f"{self._prefix}{name}": name for name in names}
+        known = set(self._known(refs.keys()))
+        return {name for ref, name in refs.items() if ref not in known and not self._is_skipped(ref)}
+
     def _next(self, deadline_s: float) -> Frame:
         while True:
             name = self._next_name(deadline_s)
@@ -105,8 +114,6 @@ class FolderSource(ReplayedSource):
                 raise SourceTimeout(f"{self._label}: still looking for the next picture")
 
     def _load(self, name: str, source_ref: str) -> Frame | None:
-        if self._is_skipped(source_ref):
-            return None
         try:
             return self._frame(read_image(self._folder / name), source_ref)
         except ImageError as exc:
@@ -199,12 +206,10 @@ class FolderSource(ReplayedSource):
             return
         if self._state[0] is SourceState.RECONNECTING:
             self._reconnects += 1
-        stamps: dict[str, Stamp] = {}
-        for name, stat in found.items():
-            if self._is_skipped(f"{self._prefix}{name}"):
-                self._watcher.taken(name)
-            else:
-                stamps[name] = Stamp(stat.st_size, stat.st_mtime_ns)
+        wanted = self._wanted(found)
+        for name in found.keys() - wanted:
+            self._watcher.taken(name)
+        stamps = {name: Stamp(found[name].st_size, found[name].st_mtime_ns) for name in wanted}
         self._names = self._watcher.look(stamps, now_s)[::-1]
         waiting = self._watcher.waiting - len(self._names)
         detail = f"{waiting} not complete yet" if waiting else ""

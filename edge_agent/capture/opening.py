@@ -5,17 +5,18 @@ from __future__ import annotations
 from edge_agent.capture.device_cv2 import device_source
 from edge_agent.capture.folder import FolderSource
 from edge_agent.capture.settings import SourceSettings
-from edge_agent.capture.source import FrameSource, OnDrop
+from edge_agent.capture.source import FrameSource, Known, OnDrop
 from edge_agent.capture.stream_cv2 import stream_source
 from edge_agent.capture.video_cv2 import VideoSource
 
 
-def open_source(settings: SourceSettings, *, on_drop: OnDrop | None = None) -> FrameSource:
+def open_source(settings: SourceSettings, *, on_drop: OnDrop | None = None, known: Known | None = None) -> FrameSource:
     """Choose the adapter for a setting. Nothing is opened yet: that happens on entering it.
 
     Args:
         settings: what to read from.
         on_drop: told of every frame that is not delivered and matters; see `source.OnDrop`.
+        known: asked by a folder which of its pictures are not to be delivered, beside those to `skip`.
     """
     kind = settings.kind
     if kind == "camera":
@@ -23,7 +24,7 @@ def open_source(settings: SourceSettings, *, on_drop: OnDrop | None = None) -> F
     if kind == "stream":
         return stream_source(settings, on_drop=on_drop)
     if kind == "folder":
-        return FolderSource(settings, on_drop=on_drop)
+        return FolderSource(settings, on_drop=on_drop, known=known)
     if kind == "simulated":
         # Only here: an agent with a real camera does not load the generator.
         from edge_agent.capture.simulated import SimulatedSource

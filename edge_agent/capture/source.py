@@ -61,6 +61,10 @@ OnDrop = Callable[[DroppedFrame], None]
 wrongly sized frames. Not for SUPERSEDED and REPEATED: a live camera would flood the log, so those are only counted."""
 
 
+Known = Callable[[Collection[str]], Collection[str]]
+"""Which of these references are stored already; so that nobody has to read all that ever were."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
     """How a source is, for the console, telemetry and alarms.

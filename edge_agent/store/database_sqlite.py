@@ -1,4 +1,4 @@
-"""One SQLite file: opening, checking, transactions. Every error leaves here as one of ours."""
+"""One SQLite file: opening, checking, transactions, readers. Every error leaves here as one of ours."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_agent.errors import DeviceFault, StoreDamaged, StoreFault, StoreFull
+from edge_agent.errors import DeviceFault, StoreDamaged, StoreFault, StoreFull, StoreOfNewerAgent
 from edge_agent.store.schema import MIGRATIONS, SCHEMA_VERSION
 
 BUSY_TIMEOUT_MS = 5000
 _NO_ROOM_BYTES = 1024 * 1024
+_KEPT_READERS = 3
+_LEAST = ("meta", "slides", "slide_white_cells", "counters", "spool_totals")
+"""Tables without which nothing begins; small, and so checked before the first field."""
 
 
 class Database:
-    """One connection behind one lock, for all threads of the process.
+    """One connection that writes, behind one lock, and others that read beside it; for all threads of the process.
 
-    WAL with synchronous=FULL: a committed transaction survives a power cut. A run that did not end with `close` is
-    followed by an integrity check at the next opening.
+    WAL with synchronous=FULL: a committed transaction survives a power cut, and nobody who reads keeps the writer
+    waiting, or waits for it. A run that did not end with `close` is followed by an integrity check at the next opening:
+    of the small tables at once, of the rest by `check`, since that reads the whole file.
 
     Args:
         path: the file; created with its schema when it is not there (not with `read_only`).
         read_only: for reports beside a running agent; writes nothing.
+
+    Attributes:
+        unchecked: a run ended unclean, and the whole file was not checked since.
 
     Raises:
         StoreDamaged: no database of ours, of a newer version, or one that fails its check.
@@ -35,14 +42,17 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._read_only = read_only
+        self._readers: list[sqlite3.Connection] = []
+        self._readers_lock = threading.Lock()
+        self._closed = False
+        self._checking: sqlite3.Connection | None = None
+        self.unchecked = False
         if read_only and not path.is_file():
             raise StoreFault(f"there is no store {path}: has the agent ever run with this data folder?")
         try:
             if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
-            )
+            self._connection = self._connected()
         except (sqlite3.Error, OSError) as exc:
             raise self._translated(exc) from exc
         try:
@@ -56,7 +66,6 @@ class Database:
 
     def _prepare(self) -> None:
         run = self._connection.execute
-        self._connection.row_factory = sqlite3.Row
         run("PRAGMA foreign_keys = ON")
         if self._read_only:
             run("PRAGMA query_only = ON")
@@ -71,19 +80,49 @@ class Database:
         run("PRAGMA journal_size_limit = 16777216")
         version = self._check_version()
         if version and self._ended_unclean():
-            # Before the steps: they would carry the damage into new tables.
-            verdict = run("PRAGMA quick_check(1)").fetchone()[0]
-            if verdict != "ok":
-                raise StoreDamaged(self._damaged(str(verdict)))
+            self.unchecked = True
+            if version < SCHEMA_VERSION:
+                # Before the steps: they would carry the damage into new tables.
+                self._check_tables(self._connection, None)
+                self.unchecked = False
+            else:
+                for table in _LEAST:
+                    self._check_tables(self._connection, table)
         for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
             # The number is part of the step: a kill between the two would have the next start do the step again.
             self._connection.executescript(f"BEGIN IMMEDIATE;{step}PRAGMA user_version = {number};COMMIT;")
         run("INSERT INTO meta VALUES ('open', '1') ON CONFLICT (key) DO UPDATE SET value = '1'")
 
+    def check(self) -> None:
+        """Checks the whole file, if the last run ended unclean; reads all of it, beside everybody else.
+
+        Raises:
+            StoreDamaged: with what was found.
+        """
+        if not self.unchecked:
+            return
+        try:
+            with self.reading() as connection:
+                self._checking = connection
+                self._check_tables(connection, None)
+            self.unchecked = False
+        except StoreFault:
+            # Cut short by `close`: the next start begins again.
+            if not self._closed:
+                raise
+        finally:
+            self._checking = None
+
+    def _check_tables(self, connection: sqlite3.Connection, table: str | None) -> None:
+        what = "1" if table is None else f"'{table}'"
+        verdict = connection.execute(f"PRAGMA quick_check({what})").fetchone()[0]
+        if verdict != "ok":
+            raise StoreDamaged(self._damaged(str(verdict)))
+
     def _check_version(self) -> int:
         version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
         if version > SCHEMA_VERSION:
-            raise StoreDamaged(
+            raise StoreOfNewerAgent(
                 f"{self.path} was written by a newer agent (schema {version}, this one knows {SCHEMA_VERSION}): "
                 "install that agent again, or give another data folder"
             )
@@ -121,12 +160,43 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """For queries; several of them see the same state because nobody writes meanwhile."""
-        with self._lock:
+        """For queries; several of them see the same state, whoever writes meanwhile.
+
+        Not inside a `transaction` of the same thread: what that has not committed is not seen here.
+        """
+        try:
+            connection = self._reader()
             try:
-                yield self._connection
-            except sqlite3.Error as exc:
-                raise self._translated(exc) from exc
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                self._give_back(connection)
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+
+    def _reader(self) -> sqlite3.Connection:
+        with self._readers_lock:
+            if self._readers:
+                return self._readers.pop()
+        connection = self._connected()
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._readers_lock:
+            if not self._closed and len(self._readers) < _KEPT_READERS:
+                self._readers.append(connection)
+                return
+        connection.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
+        )
+        connection.row_factory = sqlite3.Row
+        return connection
 
     def free_bytes(self) -> int:
         """Free bytes on the disk under the store."""
@@ -142,8 +212,15 @@ class Database:
 
     def close(self) -> None:
         """Marks a clean end and closes. A full disk cannot keep us from closing: the next start then checks."""
+        with self._readers_lock:
+            self._closed = True
+            if (checking := self._checking) is not None:
+                checking.interrupt()
+            readers, self._readers = self._readers, []
+        for reader in readers:
+            reader.close()
         with self._lock:
-            if not self._read_only:
+            if not self._read_only and not self.unchecked:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("UPDATE meta SET value = '0' WHERE key = 'open'")
             self._connection.close()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
 from edge_agent.store.database_sqlite import Database
 from edge_agent.store.records import Counter, SlideTotals, StoredCell, StoredField, StoredOpinion
 from fleet.contract.cells import CellClassName, CellTypeWire, Decision, DetectionWire, FieldCounts
 from models.bundle.manifest import UNIDENTIFIED
+
+ASKED_AT_ONCE = 500
+NEWEST_FIELDS = 50_000
+"""As far back as a question about the last hour looks: more than any source delivers in one."""
 
 
 class Reads:
@@ -30,13 +34,37 @@ class Reads:
             rows = connection.execute("SELECT id FROM slides ORDER BY id").fetchall()
             return [slide_totals(connection, int(row[0])) for row in rows]
 
-    def source_refs(self, source: str, *, slide_id: int | None) -> list[str]:
-        """References already stored of a replayable source, oldest first; of one slide or of all."""
-        where = "source = ? AND replayable = 1" + ("" if slide_id is None else " AND slide_id = ?")
-        values = (source,) if slide_id is None else (source, slide_id)
+    def last_ref(self, source: str, *, slide_id: int) -> str | None:
+        """The reference stored last of a replayable source on a slide."""
         with self._database.reading() as connection:
-            rows = connection.execute(f"SELECT source_ref FROM fields WHERE {where} ORDER BY id", values)
-            return [str(row[0]) for row in rows]
+            row = connection.execute(
+                "SELECT source_ref FROM fields WHERE slide_id = ? AND source = ? AND replayable = 1"
+                " ORDER BY id DESC LIMIT 1",
+                (slide_id, source),
+            ).fetchone()
+        return None if row is None else str(row[0])
+
+    def known_refs(self, source: str, refs: Collection[str], *, slide_id: int | None) -> set[str]:
+        """Those of the references that are stored already, of one slide or of any; asks for nothing else."""
+        wanted, found = list(refs), set[str]()
+        for at in range(0, len(wanted), ASKED_AT_ONCE):
+            part = wanted[at : at + ASKED_AT_ONCE]
+            marks = ",".join("?" * len(part))
+            if slide_id is None:
+                query = (
+                    "SELECT source_ref FROM seen_files WHERE source = ? AND outcome = 'stored'"
+                    f" AND source_ref IN ({marks})"
+                )
+                values: list[str | int] = [source]
+            else:
+                query = (
+                    "SELECT source_ref FROM fields WHERE slide_id = ? AND source = ? AND replayable = 1"
+                    f" AND source_ref IN ({marks})"
+                )
+                values = [slide_id, source]
+            with self._database.reading() as connection:
+                found.update(str(row[0]) for row in connection.execute(query, [*values, *part]))
+        return found
 
     def fields(self) -> Iterator[StoredField]:
         """Every field with its cells, in order of capture, a few at a time."""
@@ -66,7 +94,9 @@ class Reads:
         """Times at which pictures were chosen for sending since a UTC time, as texts."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT captured_at FROM fields WHERE sampled IN ('send', 'send_audit') AND captured_at > ?", (moment,)
+                "SELECT captured_at FROM fields WHERE id > (SELECT COALESCE(MAX(id), 0) FROM fields) - ?"
+                " AND sampled IN ('send', 'send_audit') AND captured_at > ?",
+                (NEWEST_FIELDS, moment),
             )
             return [str(row[0]) for row in rows]
 

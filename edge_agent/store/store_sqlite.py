@@ -44,6 +44,8 @@ FILE_NAME = "edge.sqlite3"
 REFUSED = "refused"
 STEP_KEY = "update_step"
 VERSION_KEY = "agent_version"
+FOLDER = "folder"
+STORED = "stored"
 
 log = structlog.get_logger()
 
@@ -80,6 +82,7 @@ class Store:
                 boot = int(_kept(connection, "boot", str(first - 1))) + 1
                 _put(connection, "boot", str(boot))
                 _put(connection, f"{VERSION_KEY}.{boot}", agent_version())
+                _see_older_files(connection)
         except BaseException:
             self.database.close()
             raise
@@ -106,6 +109,8 @@ class Store:
                 return False
             field_id = _insert_field(connection, field, boot=self.boot)
             _insert_detections(connection, field_id, field)
+            if field.source == FOLDER and field.replayable:
+                _see(connection, field.source, field.source_ref, STORED, now)
             _count_on_slide(connection, field)
             append_event(connection, self._numbering, field.result, now)
             if field.image is not None:
@@ -254,6 +259,11 @@ class Store:
         with self._writing() as connection:
             count(connection, name, by)
 
+    def see_file(self, source: str, source_ref: str, outcome: str, *, now: datetime) -> bool:
+        """Keeps what became of a file that gave no field; False when that was known, so that it is told once."""
+        with self._writing() as connection:
+            return _see(connection, source, source_ref, outcome, now)
+
     def remember(self, key: str, value: str) -> None:
         """Keeps a text under a key."""
         with self._writing() as connection:
@@ -269,6 +279,27 @@ class Store:
             except BaseException:
                 self._numbering.seq = seq
                 raise
+
+
+def _see(connection: sqlite3.Connection, source: str, source_ref: str, outcome: str, now: datetime) -> bool:
+    """A file that was stored stays stored, whatever is said of it later."""
+    seen = connection.execute(
+        "INSERT INTO seen_files VALUES (?, ?, ?, ?) ON CONFLICT (source, source_ref) DO UPDATE SET"
+        " outcome = excluded.outcome, seen_at = excluded.seen_at"
+        f" WHERE outcome != excluded.outcome AND outcome != '{STORED}'",
+        (source, source_ref, outcome, utc_now_text(now)),
+    )
+    return seen.rowcount > 0
+
+
+def _see_older_files(connection: sqlite3.Connection) -> None:
+    """Once: a store of the first version has its files only in its fields."""
+    if connection.execute("INSERT INTO meta VALUES ('files_seen', '1') ON CONFLICT (key) DO NOTHING").rowcount:
+        connection.execute(
+            "INSERT OR IGNORE INTO seen_files SELECT source, source_ref, ?, captured_at FROM fields"
+            " WHERE replayable = 1 AND source = ?",
+            (STORED, FOLDER),
+        )
 
 
 def _kept(connection: sqlite3.Connection, key: str, default: str) -> str:

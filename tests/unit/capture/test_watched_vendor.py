@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import cv2
@@ -203,6 +203,26 @@ def test_a_share_that_is_absent_at_the_start_is_waited_for(tmp_path: Path) -> No
     finally:
         stop.set()
         assert worker.join(20)
+
+
+@pytest.mark.parametrize("watch", [True, False])
+def test_a_folder_asks_which_of_its_pictures_are_stored_instead_of_being_told_of_all(
+    tmp_path: Path, watch: bool
+) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(picture())
+    asked: list[str] = []
+
+    def known(refs: Collection[str]) -> Collection[str]:
+        asked.extend(refs)
+        return [ref for ref in refs if ref.endswith("b.jpg")]
+
+    settings = SourceSettings(spec=str(tmp_path), watch=watch, settle_s=SETTLE_S, poll_s=0.02)
+    with open_source(settings, known=known) as source:
+        frames = [read_within(source, 20.0), read_within(source, 20.0)]
+        assert [frame is not None and frame.source_ref[-5:] for frame in frames] == ["a.jpg", "c.jpg"]
+        nothing_for(source, 0.2)
+    assert {ref.rsplit("/", 1)[1] for ref in asked} == {"a.jpg", "b.jpg", "c.jpg"}
 
 
 @pytest.mark.parametrize("state", list(SourceState))

@@ -45,6 +45,14 @@ def test_a_dropped_frame_that_cannot_be_told_of_on_a_full_disk_is_counted(
     assert "ahs_edge_alarms_lost_total 1.0" in metrics.text().decode()
 
 
+def test_a_file_that_cannot_be_read_is_told_of_once_also_after_a_restart(tmp_path: Path) -> None:
+    broken = DroppedFrame("set/a.jpg", DropReason.UNREADABLE, "no picture")
+    for _ in range(3):
+        with closing(Store(tmp_path, Quotas(rows=1000, image_bytes=1_000_000))) as store:
+            drop_teller(store, Clock(), lambda: None, Metrics())(broken)
+            assert store.waiting().events == 1
+
+
 def test_results_that_the_cloud_refuses_are_a_problem_that_is_seen(store: Store) -> None:
     problems = Problems()
     store.on_rejected = rejection_teller(problems)

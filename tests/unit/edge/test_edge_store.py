@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -385,7 +388,9 @@ def test_the_same_field_may_be_read_for_another_slide(store: Store) -> None:
     second = slide(store)
     other = new_field(1, slide_id=second, boot=2)
     assert store.record_field(other, now=START)
-    assert Reads(store.database).source_refs("folder", slide_id=second) == ["set/001.png"]
+    reads = Reads(store.database)
+    assert reads.known_refs("folder", ["set/001.png", "set/002.png"], slide_id=second) == {"set/001.png"}
+    assert reads.last_ref("folder", slide_id=second) == "set/001.png"
 
 
 def test_on_a_full_disk_nothing_committed_is_lost_and_it_goes_on_when_there_is_room(store: Store) -> None:
@@ -410,20 +415,122 @@ def test_on_a_full_disk_nothing_committed_is_lost_and_it_goes_on_when_there_is_r
     assert seqs == sorted(set(seqs))
 
 
-def test_a_damaged_file_is_found_after_an_unclean_end(tmp_path: Path) -> None:
-    store = Store(tmp_path, AMPLE)
+def as_after_a_power_cut(store: Store) -> Path:
+    """No farewell; everything in the one file."""
+    store.database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.database._connection.close()
+    return store.database.path
+
+
+def damage(path: Path, table: str) -> None:
+    """One cell fewer on the first page of a table than its index knows of."""
+    with closing(sqlite3.connect(path)) as connection:
+        root, page = (
+            connection.execute(query).fetchone()[0]
+            for query in (f"SELECT rootpage FROM sqlite_master WHERE name = '{table}'", "PRAGMA page_size")
+        )
+    data = bytearray(path.read_bytes())
+    at = (root - 1) * page + 3
+    data[at : at + 2] = (int.from_bytes(data[at : at + 2], "big") + 7).to_bytes(2, "big")
+    path.write_bytes(bytes(data))
+
+
+def filled(folder: Path, fields: int = 59) -> Store:
+    store = Store(folder, AMPLE)
     number = slide(store)
-    for n in range(1, 60):
+    for n in range(1, fields + 1):
         store.record_field(new_field(n, slide_id=number, image_bytes=3000), now=START)
-    with store.database.reading() as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    store.database._connection.close()  # as a power cut: no farewell
-    path = tmp_path / FILE_NAME
-    damaged = bytearray(path.read_bytes())
-    damaged[8192:40960] = bytes(32768)
-    path.write_bytes(bytes(damaged))
+    return store
+
+
+def test_damage_to_what_everything_needs_is_found_at_the_next_start(tmp_path: Path) -> None:
+    damage(as_after_a_power_cut(filled(tmp_path)), "counters")
     with pytest.raises(StoreDamaged, match="move the file away"):
         Store(tmp_path, AMPLE)
+
+
+def test_damage_to_the_rest_is_found_by_the_check_that_runs_beside_the_work(tmp_path: Path) -> None:
+    damage(as_after_a_power_cut(filled(tmp_path)), "detections")
+    for _ in range(2):
+        with closing(Store(tmp_path, AMPLE)) as store:
+            assert store.database.unchecked, "as long as it was not found sound, each start checks again"
+            with pytest.raises(StoreDamaged, match="move the file away"):
+                store.database.check()
+
+
+def test_a_sound_store_is_checked_once_after_an_unclean_end(tmp_path: Path) -> None:
+    as_after_a_power_cut(filled(tmp_path))
+    with closing(Store(tmp_path, AMPLE)) as store:
+        assert store.database.unchecked
+        store.database.check()
+    with closing(Store(tmp_path, AMPLE)) as store:
+        assert not store.database.unchecked
+
+
+def test_who_reads_does_not_wait_for_who_writes_nor_the_other_way_round(store: Store) -> None:
+    number = slide(store)
+    store.record_field(new_field(1, slide_id=number), now=START)
+    reads, seen = Reads(store.database), list[int]()
+
+    def look() -> None:
+        seen.append(len(reads.cells(None, 10)))
+
+    with store.database.transaction() as connection:
+        connection.execute("DELETE FROM detections")
+        beside = threading.Thread(target=look, daemon=True)
+        beside.start()
+        beside.join(30)
+        assert seen == [1], "the reader waits for the writer, or sees what is not committed"
+    assert reads.cells(None, 10) == []
+    with store.database.reading() as connection:
+        before = connection.execute("SELECT COUNT(*) FROM fields").fetchone()[0]
+        beside = threading.Thread(
+            target=lambda: store.record_field(new_field(2, slide_id=number), now=START), daemon=True
+        )
+        beside.start()
+        beside.join(30)
+        assert not beside.is_alive(), "the writer waits for the reader"
+        assert connection.execute("SELECT COUNT(*) FROM fields").fetchone()[0] == before, "one state for one reading"
+    assert reads.slide(number).fields == 2
+
+
+def test_readers_are_kept_few_and_write_nothing(store: Store) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(store.database.reading())
+    assert len(store.database._readers) <= 3
+    with pytest.raises(StoreFault), store.database.reading() as connection:
+        connection.execute("DELETE FROM counters")
+
+
+def test_no_question_asked_while_fields_are_read_walks_through_a_table(store: Store) -> None:
+    filled = slide(store)
+    for n in range(1, 30):
+        store.record_field(new_field(n, slide_id=filled, image_bytes=10), now=START)
+    asked: list[str] = []
+    reads = Reads(store.database)
+    with store.database.reading() as reader:
+        reader.set_trace_callback(asked.append)
+    store.database._connection.set_trace_callback(asked.append)
+    reads.cells(None, 50)
+    reads.cells("s", 50)
+    reads.known_refs("folder", ["a", "b"], slide_id=None)
+    reads.known_refs("folder", ["a", "b"], slide_id=filled)
+    reads.last_ref("folder", slide_id=filled)
+    reads.slide(filled)
+    reads.waiting_copy("bench-1/1/1")
+    store.waiting()
+    store.take_events(after=0, limit=10)
+    store.acknowledge(ack(0), ())
+    store.record_field(new_field(90, slide_id=filled, image_bytes=10), now=START)
+    queries = {text for text in asked if text.lstrip().upper().startswith(("SELECT", "DELETE", "UPDATE"))}
+    assert len(queries) > 10
+    small = {"meta", "counters", "spool_totals", "slides", "slide_white_cells"}
+    with store.database.reading() as connection:
+        for query in queries:
+            for step in connection.execute(f"EXPLAIN QUERY PLAN {query}"):
+                words = str(step["detail"]).split()
+                assert words[0] != "SCAN" or words[1] in small, (query, step["detail"])
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
@@ -435,8 +542,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_a_store_of_a_newer_agent_is_refused(tmp_path: Path) -> None:
     Store(tmp_path, AMPLE).close()
     database = Database(tmp_path / FILE_NAME)
-    with database.reading() as connection:
-        connection.execute("PRAGMA user_version = 99")
+    database._connection.execute("PRAGMA user_version = 99")
     database.close()
     with pytest.raises(StoreDamaged, match="newer agent"):
         Store(tmp_path, AMPLE)
