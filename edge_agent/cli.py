@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from edge_agent.inference.engine import BundleEngine, open_engine
 from edge_agent.inference.switch import Switch
 from edge_agent.logs import configure
 from edge_agent.reading import FieldReader
+from edge_agent.reloading import Written
 from edge_agent.replay import Replay, read_slide, summary_lines
 from edge_agent.self_test import limit_this_process, self_test
 from edge_agent.updating import open_updates
@@ -72,12 +74,13 @@ def run(
     with answered():
         configure(level=_level(log_level))
         settings = settings_of(config, set_, flags)
-        stop = _stop_on_signals()
-        code = _run(settings, stop)
+        stop, changed = threading.Event(), threading.Event()
+        _listen_to_signals(stop, changed)
+        code = _run(settings, stop, Written(lambda: settings_of(config, set_, flags), changed))
     raise typer.Exit(code)
 
 
-def _run(settings: Settings, stop: threading.Event) -> ExitCode:
+def _run(settings: Settings, stop: threading.Event, written: Written) -> ExitCode:
     with sole_user(settings.data_dir), contextlib.ExitStack() as stack:
         start = open_updates(settings)
         engine = start.engine if start is not None else _engine(settings)
@@ -85,7 +88,7 @@ def _run(settings: Settings, stop: threading.Event) -> ExitCode:
         stack.callback(switch.close)
         store = open_store(settings)
         stack.callback(store.close)
-        composed = compose(settings, switch, store, start=start)
+        composed = compose(settings, switch, store, start=start, written=written)
         stack.enter_context(_console(settings, composed))
         log.info(
             "agent_started",
@@ -242,8 +245,10 @@ def _level(text: str) -> str:
     return text.lower()
 
 
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
+def _listen_to_signals(stop: threading.Event, changed: threading.Event) -> None:
+    """SIGTERM and SIGINT end the agent, SIGHUP has the settings read again. In a terminal that is closed it ends it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    return stop
+    in_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: (stop if in_terminal else changed).set())

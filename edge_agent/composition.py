@@ -32,6 +32,7 @@ from edge_agent.metrics import Metrics
 from edge_agent.problems import Problem, Problems
 from edge_agent.reading import FieldReader
 from edge_agent.recording import RecordLoop, SourceName
+from edge_agent.reloading import Reloader, Written
 from edge_agent.reporting import Reporter
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.spool_sqlite import Quotas
@@ -99,11 +100,22 @@ def sole_user(folder: Path) -> Iterator[None]:
 
 def open_store(settings: Settings) -> Store:
     """The store of the data folder."""
-    limits = settings.store
-    return Store(settings.data_dir, Quotas(rows=limits.spool_rows, image_bytes=limits.spool_image_bytes))
+    return Store(settings.data_dir, quotas_of(settings))
 
 
-def compose(settings: Settings, switch: Switch, store: Store, *, start: UpdateStart | None = None) -> Composed:
+def quotas_of(settings: Settings) -> Quotas:
+    """What the spool may hold."""
+    return Quotas(rows=settings.store.spool_rows, image_bytes=settings.store.spool_image_bytes)
+
+
+def compose(
+    settings: Settings,
+    switch: Switch,
+    store: Store,
+    *,
+    start: UpdateStart | None = None,
+    written: Written | None = None,
+) -> Composed:
     """Every part in its place; nothing runs yet.
 
     Args:
@@ -111,6 +123,7 @@ def compose(settings: Settings, switch: Switch, store: Store, *, start: UpdateSt
         switch: the model, open.
         store: open.
         start: what the model update works on; None without updates.
+        written: the settings as they may be changed while the agent runs; without it they never are.
     """
     clock, live, metrics = Clock(), LiveState(), Metrics()
     reads = Reads(store.database)
@@ -157,7 +170,9 @@ def compose(settings: Settings, switch: Switch, store: Store, *, start: UpdateSt
         problems=problems,
     )
     reporter = Reporter(switch, lambda: switch.facts, problems)
-    parts = Parts(store, recorder, capture, live, metrics, problems, clock, reporter)
+    reloader = Reloader(settings, written or Written(lambda: settings, threading.Event()), problems)
+    reloader.apply = (recorder.use, lambda changed: store.use(quotas_of(changed)))
+    parts = Parts(store, recorder, capture, live, metrics, problems, clock, reporter, reloader)
     if start is not None:
         parts.update = compose_update(settings, start, switch, parts, on_use=on_use, grown=grown)
         reporter.core = parts.update.core

@@ -30,6 +30,7 @@ from edge_agent.live import LinkView, LiveState
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problem, Problems
 from edge_agent.recording import RecordLoop
+from edge_agent.reloading import Reloader
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import Waiting
 from edge_agent.store.store_sqlite import Store
@@ -63,6 +64,7 @@ class Parts:
     problems: Problems
     clock: Clock
     report: Callable[[], DeviceReport]
+    reloader: Reloader
     driver: UplinkDriver | None = None
     courier: Courier | None = None
     update: UpdateDriver | None = None
@@ -138,6 +140,7 @@ class Agent:
         """Looks after everything twice a second until the run is over."""
         drain_until_s: float | None = None
         while not stop.is_set() and not halt.is_set():
+            self._parts.reloader.look()
             waiting = self._look()
             if self._parts.recorder.done.is_set():
                 self._parts.live.put(finished=True)

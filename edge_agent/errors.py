@@ -10,6 +10,7 @@ EdgeError
 │   └── PortInUse        somebody else has the console's address
 ├── LinkDown             network, broker or cloud away: retried by itself
 ├── PeerRejected         broker or cloud refused us: not retried until something has changed
+├── SlideClosed          a field came for a slide that has its result: it belongs to the next one
 └── BadArtefact          the model bundle cannot be used: never retried, reported
 """
 
@@ -72,3 +73,7 @@ class PeerRejected(EdgeError):
 
 class BadArtefact(EdgeError):
     """The model bundle is missing, corrupt, incompatible, or fails its self-test."""
+
+
+class SlideClosed(EdgeError):
+    """The slide was closed while the field was read."""

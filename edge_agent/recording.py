@@ -14,7 +14,7 @@ from edge_agent.capture.frame import Frame
 from edge_agent.capturing import Frames, Tickets
 from edge_agent.clock import Clock
 from edge_agent.config import Settings
-from edge_agent.errors import DeviceFault, StoreDamaged, StoreFull
+from edge_agent.errors import DeviceFault, SlideClosed, StoreDamaged, StoreFull
 from edge_agent.live import LatestField, LiveState
 from edge_agent.live_fields import FieldOutcomes
 from edge_agent.metrics import Metrics
@@ -157,15 +157,33 @@ class RecordLoop:
             uncertain=totals.uncertain,
             agent_version=agent_version(),
         )
-        if self._store.close_slide(totals.slide_id, result, now=now):
+        closed = self._store.close_slide(totals.slide_id, result, now=now)
+        self._show(self._reads.slide(totals.slide_id))
+        if closed:
             log.info(
                 "slide_closed", slide=totals.name, fields=totals.fields, white_cells=sum(totals.white_cells.values())
             )
         self._on_stored()
 
+    def use(self, settings: Settings) -> None:
+        """From the next look on, these settings hold."""
+        self._settings = settings
+
     def _long_enough(self) -> bool:
         limit = self._settings.run.stop_after_fields
         return limit is not None and self.slide.fields >= limit
+
+    def _show(self, slide: SlideTotals) -> None:
+        self.slide = slide
+        self._live.put(slide=slide)
+
+    def _open_slide(self) -> None:
+        """A slide that was closed has its result: what comes now belongs to the next one."""
+        wanted = self._settings.slide
+        self._show(
+            self._store.open_slide(wanted.name, target_white_cells=wanted.target_white_cells, now=self._clock.now().utc)
+        )
+        log.info("slide_opened", slide=self.slide.pseudonym)
 
     def _one(self, frame: Frame, stop: threading.Event) -> None:
         start_s = time.monotonic()
@@ -174,6 +192,8 @@ class RecordLoop:
         now = self._clock.now()
         if not self._await_room(stop):
             return
+        if self.slide.closed_at is not None:
+            self._open_slide()
         try:
             record, judged = self._reader.read(
                 frame,
@@ -189,7 +209,12 @@ class RecordLoop:
         except ModelRuntimeError as exc:
             self._unusable(frame, str(exc))
             return
-        stored = self._keep(record, stop)
+        try:
+            stored = self._keep(record, stop)
+        except SlideClosed:
+            self._open_slide()
+            self._one(frame, stop)
+            return
         if stored is None:
             return
         # From here on nothing may bring the frame back: a live field has no name by which it would be known again.

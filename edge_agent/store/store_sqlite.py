@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from edge_agent.errors import StoreFull
+from edge_agent.errors import SlideClosed, StoreFull
 from edge_agent.slides.naming import free_name, pseudonym
 from edge_agent.store.database_sqlite import Database
 from edge_agent.store.opinions_sqlite import put_opinion, put_short_opinion
@@ -93,6 +93,10 @@ class Store:
         """Number of this opening: one more than at the opening before."""
         return self._numbering.boot
 
+    def use(self, quotas: Quotas) -> None:
+        """From the next row on, these quotas hold."""
+        self._quotas = quotas
+
     def close(self) -> None:
         """Ends cleanly."""
         self.database.close()
@@ -102,8 +106,14 @@ class Store:
 
         Returns:
             False for a field of a replayable source that the slide already has: counted as repeated, nothing else.
+
+        Raises:
+            SlideClosed: nothing was stored; a slide that is closed has its result.
         """
         with self._writing() as connection:
+            slide = connection.execute("SELECT closed_at FROM slides WHERE id = ?", (field.slide_id,)).fetchone()
+            if slide is not None and slide["closed_at"] is not None:
+                raise SlideClosed(f"the slide {field.slide_id} is closed; open the next one")
             if field.replayable and _known(connection, field):
                 count(connection, Counter.FIELDS_REPEATED)
                 return False

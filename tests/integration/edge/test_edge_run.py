@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import time
 import urllib.error
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.integration.edge.conftest import EdgeProcess, run_edge
 
@@ -93,6 +95,41 @@ def test_the_console_shows_the_running_agent(edge: Make, disc_pictures: Pictures
     assert 'ahs_edge_fields_total{decision="accept"}' in metrics
     with urllib.request.urlopen(url, timeout=10) as answer:
         assert "esearch use only" in answer.read().decode()
+
+
+def test_an_absent_share_half_a_picture_an_idle_folder_and_a_hangup_end_nothing(
+    edge: Make, disc_pictures: Pictures, tmp_path: Path
+) -> None:
+    data = (disc_pictures(1) / "field-000.png").read_bytes()
+    share = tmp_path / "share"
+    agent = edge(
+        source={"spec": str(share), "watch": True, "settle_s": 0.2, "poll_s": 0.1},
+        console={"enabled": True, "port": 0},
+    )
+    url = agent.start().wait_for("console_opened")[0]["url"]
+    agent.wait_for("source_not_found")
+    share.mkdir()
+    agent.wait_for("source_state_changed", count=1)
+    (share / "a.png").write_bytes(data[: len(data) // 2])
+    agent.wait_for("source_state_changed", count=2)
+    settings = yaml.safe_load(agent.config.read_text())
+    agent.config.write_text(yaml.safe_dump(settings | {"store": {"spool_rows": 77}, "slide": {"name": "other"}}))
+    agent.process.send_signal(signal.SIGHUP)
+    (said,) = agent.wait_for("settings_reread")
+    assert ("store.spool_rows" in said["applied"], said["restart"]) == (True, ["slide.name"])
+    agent.config.write_text("slide: [")
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_for("settings_refused")
+    agent.config.write_text(yaml.safe_dump(settings))
+    with urllib.request.urlopen(f"{url}metrics", timeout=10) as answer:
+        assert "ahs_edge_camera_up 1.0" in answer.read().decode()
+    assert agent.events("frame_dropped") == []
+    with (share / "a.png").open("ab") as file:
+        file.write(data[len(data) // 2 :])
+    agent.wait_for("field_stored")
+    assert agent.stop() == 0
+    (field,) = agent.report().fields
+    assert field.source_ref.endswith("/a.png")
 
 
 def test_a_second_agent_is_kept_off_the_same_data_folder(edge: Make, disc_pictures: Pictures) -> None:

@@ -32,7 +32,7 @@ from fleet.contract.base import CaptureId
 from fleet.contract.cells import Decision
 from fleet.contract.messages import SamplingPolicy
 from models.runtime import InferenceError
-from tests.unit.edge.edge_builders import START, new_field
+from tests.unit.edge.edge_builders import MODEL, START, new_field
 
 
 class PlainReader:
@@ -40,6 +40,7 @@ class PlainReader:
 
     def __init__(self, decisions: Iterable[Decision | None] = ()) -> None:
         self._decisions = iter(decisions)
+        self.engine = SimpleNamespace(model=MODEL)
 
     def read(self, frame: Frame, *, capture: CaptureId, **more: Any) -> tuple[NewField, Any]:
         slide = cast(int, more["slide"].slide_id)
@@ -86,7 +87,7 @@ def recorder(
     waiting.put(None)
     problems = Problems()
     loop = RecordLoop(
-        load_settings(overrides={"store.full_retry_s": 0.01}, environment={}),
+        load_settings(overrides={"store.full_retry_s": 0.01, "slide.name": "s"}, environment={}),
         reader=cast(FieldReader, PlainReader(decisions)),
         store=store,
         sampler=Sampler(SamplingPolicy(per_hour=1, audit_ratio=0.0)),
@@ -156,3 +157,40 @@ def test_what_became_of_a_frame_is_told_though_nobody_else_can_be_told(store: St
     with pytest.raises(RuntimeError, match="nobody listens"):
         loop.run(threading.Event())
     assert told.outcomes == [("camera@0", "counted")]
+
+
+def test_what_comes_after_a_slide_was_closed_belongs_to_the_next_one(store: Store) -> None:
+    loop, _ = recorder(store, 2, lambda: None)
+    loop.run(threading.Event())
+    first = loop.slide.slide_id
+    loop.close_slide()
+    result = store.take_events(after=0, limit=100)[-1].payload
+    loop.close_slide()
+    for number in (5, 6):
+        loop._frames.put(Frame(np.zeros((4, 4, 3), np.uint8), f"camera@{number}", number, START, 0.0, None))
+    loop._frames.put(None)
+    loop.run(threading.Event())
+    slides = Reads(store.database).slides()
+    assert [(slide.name, slide.fields, slide.closed_at is None) for slide in slides] == [
+        ("s", 2, False),
+        ("s-2", 2, True),
+    ]
+    assert loop.slide.slide_id != first
+    assert '"fields":2' in result
+
+
+def test_a_slide_closed_while_a_field_is_read_keeps_its_result(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _ = recorder(store, 2, lambda: None)
+    free_bytes, calls = store.database.free_bytes, []
+
+    def closing_meanwhile() -> int:
+        calls.append(1)
+        if len(calls) == 2:
+            with store.database.transaction() as connection:
+                connection.execute("UPDATE slides SET closed_at = '2026-03-01T08:00:00Z' WHERE id = ?", (1,))
+        return free_bytes()
+
+    monkeypatch.setattr(store.database, "free_bytes", closing_meanwhile)
+    loop.run(threading.Event())
+    slides = Reads(store.database).slides()
+    assert [(slide.name, slide.fields) for slide in slides] == [("s", 1), ("s-2", 1)]
