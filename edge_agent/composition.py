@@ -105,7 +105,13 @@ def open_store(settings: Settings) -> Store:
 
 def quotas_of(settings: Settings) -> Quotas:
     """What the spool may hold."""
-    return Quotas(rows=settings.store.spool_rows, image_bytes=settings.store.spool_image_bytes)
+    limits = settings.store
+    return Quotas(
+        rows=limits.spool_rows,
+        image_bytes=limits.spool_image_bytes,
+        event_bytes=limits.spool_event_bytes,
+        images=limits.spool_images,
+    )
 
 
 def compose(

@@ -73,6 +73,10 @@ class StoreSettings(Part):
     """The database and its quotas."""
 
     spool_rows: int = Field(200_000, ge=10, le=10_000_000, description="results kept while the cloud is away, at most")
+    spool_event_bytes: int = Field(
+        512 * 1024 * 1024, ge=64 * 1024, description="results kept while the cloud is away, at most, in bytes"
+    )
+    spool_images: int = Field(20_000, ge=1, le=1_000_000, description="pictures kept while the cloud is away, at most")
     spool_image_bytes: int = Field(
         512 * 1024 * 1024, ge=1024 * 1024, description="pictures kept while the cloud is away, at most, in bytes"
     )

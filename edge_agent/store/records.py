@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from edge_agent.store.value import Priority
 from edge_agent.triage.sampling import Choice
 from fleet.contract.cells import Decision, DetectionWire, FieldCounts
 from fleet.contract.http import OpinionContext
 from fleet.contract.messages import FieldResult
+
+Cursors = tuple[int, int]
+"""The last row that was taken, of results and of notes."""
+START_OF_SPOOL: Cursors = (0, 0)
 
 
 class Counter(StrEnum):
@@ -89,12 +94,13 @@ class SlideTotals:
 
 @dataclass(frozen=True, slots=True)
 class SpoolEvent:
-    """A result waiting for its acknowledgement. `payload` is the event's JSON."""
+    """An event waiting for its acknowledgement. `payload` is its JSON; the lowest `priority` leaves first."""
 
     row_id: int
     boot: int
     seq: int
     payload: str
+    priority: Priority = Priority.RESULT
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from edge_agent.store.records import Counter, NewImage, SpoolEvent, SpoolImage, Waiting
+from edge_agent.store.eviction_sqlite import Amount, evict, held
+from edge_agent.store.records import Counter, Cursors, NewImage, SpoolEvent, SpoolImage, Waiting
 from edge_agent.store.soundness import Fault, Unsendable, event_fault
-from edge_agent.store.value import EVENT_PRIORITY, picture_priority
+from edge_agent.store.value import EVENT_PRIORITIES, EVENT_PRIORITY, picture_priority
 from fleet.contract.base import utc_now_text
+from fleet.contract.cells import Decision
 from fleet.contract.codec import WireError, decode, encode
 from fleet.contract.http import OpinionContext
 from fleet.contract.messages import Dropped, Event, SeqRange
 
 OVER_QUOTA = "over_quota"
-_EVICTED_RATIO = 0.01
 _WAITS = "set_aside IS NULL"
 _TRIES_IN_ORDER = 3
 """A picture that was tried so often goes behind the others: it may be the one that the cloud cannot take."""
@@ -24,10 +25,12 @@ _TRIES_IN_ORDER = 3
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """What the spool may hold."""
+    """What the spool may hold; set-aside rows are part of it, and the first to go."""
 
     rows: int
     image_bytes: int
+    event_bytes: int = 2**40
+    images: int = 2**40
 
 
 @dataclass(slots=True)
@@ -80,88 +83,77 @@ def append_image(connection: sqlite3.Connection, numbering: Numbering, image: Ne
             image.jpeg,
             len(image.jpeg),
             utc_now_text(now),
-            picture_priority(audit=image.context.audit),
+            picture_priority(audit=image.context.audit and image.context.decision is not Decision.UNCERTAIN),
         ),
     )
     numbering.seq += 1
 
 
 def enforce(connection: sqlite3.Connection, numbering: Numbering, quotas: Quotas, now: datetime) -> tuple[int, int]:
-    """Gives up the oldest rows over the quotas, counts them and tells the cloud of it.
+    """Gives up the least valuable rows over the quotas, counts them and tells the cloud of it.
 
-    Several go at once, so that a full spool does not tell of each single row. The telling itself is never given up.
+    The telling itself is never given up.
 
     Returns:
         Results and pictures given up.
     """
-    held = _held(connection)
-    results = images = 0
-    if held.events > quotas.rows:
-        surplus = held.events - quotas.rows + max(1, int(quotas.rows * _EVICTED_RATIO))
-        results = connection.execute(
-            "DELETE FROM spool WHERE id IN"
-            f" (SELECT id FROM spool WHERE kind = 'event' AND event_kind != 'dropped' ORDER BY {_WAITS}, id LIMIT ?)",
-            (surplus,),
-        ).rowcount
-    if held.image_bytes > quotas.image_bytes:
-        images = _evict_images(connection, held.image_bytes - int(quotas.image_bytes * (1 - _EVICTED_RATIO)))
+    results = evict(connection, "event", Amount(quotas.rows, quotas.event_bytes))
+    images = evict(connection, "image", Amount(quotas.images, quotas.image_bytes))
     if results or images:
         count(connection, Counter.RESULTS_DROPPED, results)
         count(connection, Counter.IMAGES_DROPPED, images)
-        told = Dropped(boot=0, seq=0, dropped_at=now, reason=OVER_QUOTA, results=results, images=images)
+        told = Dropped(
+            boot=0,
+            seq=0,
+            dropped_at=now,
+            reason=OVER_QUOTA,
+            results=results,
+            images=images,
+            aside=waiting(connection).aside,
+        )
         append_event(connection, numbering, told, now)
     return results, images
 
 
-def _evict_images(connection: sqlite3.Connection, surplus_bytes: int) -> int:
-    gone: list[int] = []
-    for row in connection.execute(f"SELECT id, size_bytes FROM spool WHERE kind = 'image' ORDER BY {_WAITS}, id"):
-        if surplus_bytes <= 0:
-            break
-        gone.append(row["id"])
-        surplus_bytes -= row["size_bytes"]
-    connection.executemany("DELETE FROM spool WHERE id = ?", [(row_id,) for row_id in gone])
-    return len(gone)
-
-
 def waiting(connection: sqlite3.Connection) -> Waiting:
     """How much waits, and how much is set aside, out of the sums that triggers keep: cheap whatever the spool holds."""
-    held, waits = _held(connection), _held(connection, "WHERE aside = 0")
-    aside = held.events + held.images - waits.events - waits.images
-    return Waiting(events=waits.events, images=waits.images, image_bytes=waits.image_bytes, aside=aside)
-
-
-def _held(connection: sqlite3.Connection, where: str = "") -> Waiting:
-    rows = connection.execute(f"SELECT kind, SUM(rows), SUM(bytes) FROM spool_totals {where} GROUP BY kind").fetchall()
-    found = {row[0]: (int(row[1]), int(row[2])) for row in rows}
-    events, images = found.get("event", (0, 0)), found.get("image", (0, 0))
-    return Waiting(events=events[0], images=images[0], image_bytes=images[1])
+    events, images = (held(connection, kind, with_aside=False) for kind in ("event", "image"))
+    everything = held(connection, "event").rows + held(connection, "image").rows
+    return Waiting(
+        events=events.rows,
+        images=images.rows,
+        image_bytes=images.size_bytes,
+        aside=everything - events.rows - images.rows,
+    )
 
 
 def take_events(
-    connection: sqlite3.Connection, *, after: int, limit: int
-) -> tuple[list[SpoolEvent], list[Unsendable], int]:
-    """The oldest events behind a row, at most `limit`.
+    connection: sqlite3.Connection, *, after: Cursors, limit: int
+) -> tuple[list[SpoolEvent], list[Unsendable], Cursors]:
+    """Events behind a row of each priority, at most `limit`: results first, and of each priority the oldest.
 
     Returns:
-        Those that can be sent, those that cannot, and the last row that was looked at (`after` when there was none).
+        Those that can be sent, those that cannot, and the last rows that were looked at.
     """
-    # As bytes: a text that is no UTF-8 would fail the whole query.
-    rows = connection.execute(
-        "SELECT id, boot, seq, CAST(payload AS BLOB) AS payload FROM spool"
-        f" WHERE kind = 'event' AND id > ? AND {_WAITS} ORDER BY id LIMIT ?",
-        (after, limit),
-    )
     sound: list[SpoolEvent] = []
     unsendable: list[Unsendable] = []
-    for row in rows:
-        after = row["id"]
-        fault = event_fault(bytes(row["payload"]), boot=row["boot"], seq=row["seq"])
-        if fault is None:
-            sound.append(SpoolEvent(row["id"], row["boot"], row["seq"], bytes(row["payload"]).decode()))
-        else:
-            unsendable.append(Unsendable(row["id"], False, fault.value))
-    return sound, unsendable, after
+    seen = list(after)
+    for priority in EVENT_PRIORITIES:
+        # As bytes: a text that is no UTF-8 would fail the whole query.
+        rows = connection.execute(
+            "SELECT id, boot, seq, CAST(payload AS BLOB) AS payload FROM spool"
+            f" WHERE kind = 'event' AND priority = ? AND id > ? AND {_WAITS} ORDER BY id LIMIT ?",
+            (priority.value, after[priority], limit - len(sound) - len(unsendable)),
+        )
+        for row in rows:
+            seen[priority] = row["id"]
+            fault = event_fault(bytes(row["payload"]), boot=row["boot"], seq=row["seq"])
+            if fault is None:
+                payload = bytes(row["payload"]).decode()
+                sound.append(SpoolEvent(row["id"], row["boot"], row["seq"], payload, priority))
+            else:
+                unsendable.append(Unsendable(row["id"], False, fault.value))
+    return sound, unsendable, (seen[0], seen[1])
 
 
 def set_aside(connection: sqlite3.Connection, row: Unsendable) -> bool:
@@ -207,10 +199,14 @@ def delete_events(connection: sqlite3.Connection, ranges: Iterable[SeqRange]) ->
 
 
 def next_image(connection: sqlite3.Connection, *, excluding: Iterable[int]) -> SpoolImage | Unsendable | None:
-    """The oldest picture that is not among `excluding` (rows that are being sent), or that it cannot be sent."""
+    """The next picture that is not among `excluding` (rows that are being sent), or that it cannot be sent.
+
+    Those in doubt before those of the audit stream, and of each the oldest.
+    """
     barred = set(excluding)
     for row in connection.execute(
-        f"SELECT id FROM spool WHERE kind = 'image' AND {_WAITS} ORDER BY attempts >= ?, id", (_TRIES_IN_ORDER,)
+        f"SELECT id FROM spool WHERE kind = 'image' AND {_WAITS} ORDER BY attempts >= ?, priority, id",
+        (_TRIES_IN_ORDER,),
     ):
         if row["id"] not in barred:
             return _image(connection, row["id"])

@@ -18,7 +18,16 @@ from edge_agent.slides.naming import free_name, pseudonym
 from edge_agent.store.database_sqlite import Database
 from edge_agent.store.opinions_sqlite import put_opinion, put_short_opinion
 from edge_agent.store.reads_sqlite import slide_totals
-from edge_agent.store.records import Counter, NewField, SlideTotals, SpoolEvent, SpoolImage, Waiting
+from edge_agent.store.records import (
+    START_OF_SPOOL,
+    Counter,
+    Cursors,
+    NewField,
+    SlideTotals,
+    SpoolEvent,
+    SpoolImage,
+    Waiting,
+)
 from edge_agent.store.soundness import Fault, Unsendable
 from edge_agent.store.spool_sqlite import (
     Numbering,
@@ -177,8 +186,8 @@ class Store:
         with self.database.reading() as connection:
             return waiting(connection)
 
-    def take_events(self, *, after: int, limit: int) -> list[SpoolEvent]:
-        """Oldest results behind a row that can be sent; they stay until they are acknowledged.
+    def take_events(self, *, after: Cursors = START_OF_SPOOL, limit: int) -> list[SpoolEvent]:
+        """Oldest events behind a row of each priority that can be sent; they stay until they are acknowledged.
 
         One that cannot be sent is set aside on the way. Empty only when there are no more.
         """

@@ -31,6 +31,10 @@ EVENT_PRIORITY: Final = {
 """Kind of an event -> its priority."""
 
 
+EVENT_PRIORITIES: Final = (Priority.RESULT, Priority.NOTE)
+"""Those of events, in the order in which they leave."""
+
+
 def picture_priority(*, audit: bool) -> Priority:
     """Priority of a picture; `audit` when it belongs to the random audit stream."""
     return Priority.AUDIT if audit else Priority.DOUBT

@@ -274,7 +274,7 @@ class UplinkCore:
             return []
         self._asked = True
         limit = self._tuning.batch_rows * self._tuning.window_batches
-        return [TakeRows(self._flight.cursor, limit)]
+        return [TakeRows(self._flight.cursors, limit)]
 
     def _rows(self, event: RowsTaken, now: Moment) -> list[Action]:
         self._asked = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.store.records import SpoolEvent
+from edge_agent.store.records import START_OF_SPOOL, Cursors, SpoolEvent
 from edge_agent.uplink.traffic import Tuning
 from fleet.contract.messages import SeqRange
 
@@ -43,7 +43,7 @@ class Flight:
         self._tuning = tuning
         self._batches: list[Batch] = []
         self._landed = 0
-        self.cursor = 0
+        self.cursors: Cursors = START_OF_SPOOL
 
     def __len__(self) -> int:
         return sum(len(batch.rows) for batch in self._batches)
@@ -62,7 +62,7 @@ class Flight:
         for row in rows:
             key = (row.boot, row.seq)
             if key in flying:
-                self.cursor = max(self.cursor, row.row_id)
+                self._pass(row)
                 continue
             full = not packed or (
                 len(packed[-1].rows) >= self._tuning.batch_rows
@@ -75,9 +75,15 @@ class Flight:
                 size_bytes = 0
             packed[-1].rows[key] = row
             size_bytes += len(row.payload)
-            self.cursor = max(self.cursor, row.row_id)
+            self._pass(row)
         self._batches += packed
         return packed
+
+    def _pass(self, row: SpoolEvent) -> None:
+        # One for each priority: a result that comes later must not be behind the notes that have left.
+        found = list(self.cursors)
+        found[row.priority] = max(found[row.priority], row.row_id)
+        self.cursors = (found[0], found[1])
 
     def overdue(self, now_s: float, *, narrow: bool = True) -> list[Batch]:
         """Batches to be sent again; each waits twice as long the next time.
@@ -146,7 +152,7 @@ class Flight:
     def ground(self) -> None:
         """The connection is gone: everything unacknowledged is read from the spool again."""
         self._batches.clear()
-        self.cursor = 0
+        self.cursors = START_OF_SPOOL
 
 
 def ranges_of(keys: Iterable[Key]) -> tuple[SeqRange, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from edge_agent.store.records import SpoolEvent
+from edge_agent.store.records import Cursors, SpoolEvent
 from fleet.contract.cells import ModelRef
 from fleet.contract.messages import (
     Capabilities,
@@ -234,9 +234,9 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class TakeRows:
-    """Read the oldest events behind a row of the spool."""
+    """Read the oldest events behind these rows of the spool, results first."""
 
-    after: int
+    after: Cursors
     limit: int
 
 

@@ -148,7 +148,7 @@ def test_a_picture_that_is_refused_for_itself_is_given_up_counted_and_told(bench
     bench.steps()
     assert bench.cloud.asked == ["bench-1/1/1", "bench-1/1/2"]
     assert bench.counters()[Counter.IMAGES_REFUSED] == 1
-    assert "refused:413" in bench.store.take_events(after=0, limit=10)[-1].payload
+    assert "refused:413" in bench.store.take_events(limit=10)[-1].payload
 
 
 @pytest.mark.parametrize("change", ["payload = '{}'", "payload = 'rubbish'", "image = NULL", "image = x''"])

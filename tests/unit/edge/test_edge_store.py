@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,16 @@ from edge_agent.store.spool_sqlite import Quotas, asides
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from fleet.contract.cells import Decision
 from fleet.contract.http import CellLabel, CellOpinion, SecondOpinion
-from fleet.contract.messages import OpinionReady, OpinionState, SeqRange, SlideResult, UpdateState, UpdateStep
+from fleet.contract.messages import (
+    Alarm,
+    OpinionReady,
+    OpinionState,
+    SeqRange,
+    Severity,
+    SlideResult,
+    UpdateState,
+    UpdateStep,
+)
 from models.bundle.manifest import CellClass
 from tests.unit.edge.edge_builders import DEVICE, MODEL, ORDINARY, START, cell, named, new_field
 
@@ -82,7 +92,7 @@ def test_a_field_is_stored_with_its_cells_counts_and_spool_rows(store: Store) ->
     assert (totals.fields, totals.rbc, totals.platelets, totals.white_cells) == (1, 2, 1, {"neutrophil": 1})
     waiting = store.waiting()
     assert (waiting.events, waiting.images, waiting.image_bytes) == (1, 1, 500)
-    (row,) = store.take_events(after=0, limit=10)
+    (row,) = store.take_events(limit=10)
     assert (json.loads(row.payload)["boot"], json.loads(row.payload)["seq"]) == (row.boot, row.seq) == (1, 0)
 
 
@@ -110,7 +120,7 @@ def test_every_opening_is_a_new_boot_and_starts_its_numbers_anew(tmp_path: Path)
         with closing(Store(tmp_path, AMPLE, first_boot=1)) as store:
             assert store.boot == boot
             store.record_field(new_field(boot, slide_id=slide(store), boot=boot), now=START)
-            rows = [(row.boot, row.seq) for row in store.take_events(after=0, limit=10)]
+            rows = [(row.boot, row.seq) for row in store.take_events(limit=10)]
     assert rows == [(1, 0), (2, 0), (3, 0)]
 
 
@@ -161,7 +171,7 @@ def test_a_failed_transaction_leaves_nothing_and_uses_no_number(store: Store) ->
     assert store.waiting().events == 0
     assert list(Reads(store.database).fields()) == []
     store.record_field(new_field(1, slide_id=number), now=START)
-    assert [row.seq for row in store.take_events(after=0, limit=10)] == [0]
+    assert [row.seq for row in store.take_events(limit=10)] == [0]
 
 
 def test_acknowledged_rows_go_and_an_acknowledgement_may_come_twice(store: Store) -> None:
@@ -171,7 +181,7 @@ def test_acknowledged_rows_go_and_an_acknowledgement_may_come_twice(store: Store
     assert store.acknowledge((SeqRange(boot=1, first=0, last=2),), ack(3)) == 4
     assert store.acknowledge((SeqRange(boot=1, first=0, last=2),), ()) == 0
     assert store.acknowledge(ack(4, boot=7), ()) == 0
-    assert [row.seq for row in store.take_events(after=0, limit=10)] == [4]
+    assert [row.seq for row in store.take_events(limit=10)] == [4]
     counters = Reads(store.database).counters()
     assert (counters[Counter.RESULTS_SENT], counters[Counter.RESULTS_REJECTED]) == (3, 1)
 
@@ -259,7 +269,7 @@ def test_a_refused_picture_is_kept_counted_and_told(store: Store) -> None:
     store.refuse_image(image.row_id, "413", now=START)
     assert (store.waiting().images, store.waiting().aside) == (0, 1)
     assert store.next_image() is None
-    told = json.loads(store.take_events(after=0, limit=10)[-1].payload)
+    told = json.loads(store.take_events(limit=10)[-1].payload)
     assert (told["kind"], told["reason"], told["images"]) == ("dropped", "refused:413", 1)
 
 
@@ -290,8 +300,8 @@ def test_a_result_that_cannot_be_sent_is_set_aside_counted_and_told_and_the_othe
     for n in range(1, 5):
         store.record_field(new_field(n, slide_id=number), now=START)
     spoil(store, 2, payload)
-    assert [row.seq for row in store.take_events(after=0, limit=100)] == [0, 2, 3]
-    assert [row.seq for row in store.take_events(after=0, limit=100)] == [0, 2, 3]
+    assert [row.seq for row in store.take_events(limit=100)] == [0, 2, 3]
+    assert [row.seq for row in store.take_events(limit=100)] == [0, 2, 3]
     assert told == [1]
     assert Reads(store.database).counters()[Counter.RESULTS_SET_ASIDE] == 1
     assert (store.waiting().events, store.waiting().aside) == (3, 1)
@@ -305,8 +315,8 @@ def test_a_page_of_nothing_but_results_that_cannot_be_sent_does_not_look_like_th
         store.record_field(new_field(n, slide_id=number), now=START)
     for row_id in range(1, 6):
         spoil(store, row_id, b"rubbish")
-    assert [row.seq for row in store.take_events(after=0, limit=2)] == [5]
-    assert [row.seq for row in store.take_events(after=0, limit=2)] == [5, 6]
+    assert [row.seq for row in store.take_events(limit=2)] == [5]
+    assert [row.seq for row in store.take_events(limit=2)] == [5, 6]
 
 
 def test_what_is_set_aside_is_the_first_to_go_over_a_quota(tmp_path: Path) -> None:
@@ -318,14 +328,105 @@ def test_what_is_set_aside_is_the_first_to_go_over_a_quota(tmp_path: Path) -> No
         assert image is not None
         store.refuse_image(image.row_id, "413", now=START)
         spoil(store, 9, b"rubbish")
-        assert store.take_events(after=0, limit=100)
+        assert store.take_events(limit=100)
         assert store.waiting().aside == 2
         for n in range(16, 23):
             store.record_field(new_field(n, slide_id=number, image_bytes=60), now=START)
         waiting = store.waiting()
         assert waiting.aside == 0
-        first = json.loads(store.take_events(after=0, limit=1)[0].payload)
+        first = json.loads(store.take_events(limit=1)[0].payload)
         assert first["capture_id"] != "bench-1/1/1", "one more went, the oldest"
+
+
+def a_note(store: Store, code: str = "x") -> None:
+    store.alarm(Alarm(boot=0, seq=0, raised_at=START, severity=Severity.INFO, code=code, text=""), now=START)
+
+
+def kinds(store: Store, limit: int = 1000) -> list[str]:
+    return [json.loads(row.payload)["kind"] for row in store.take_events(limit=limit)]
+
+
+def test_results_leave_before_notes_however_late_they_come(store: Store) -> None:
+    number = slide(store)
+    for _ in range(3):
+        a_note(store)
+    store.record_field(new_field(1, slide_id=number), now=START)
+    assert kinds(store) == ["field", "alarm", "alarm", "alarm"]
+    assert kinds(store, limit=2) == ["field", "alarm"]
+    first = store.take_events(limit=3)
+    cursors = (first[0].row_id, first[-1].row_id)
+    store.record_field(new_field(2, slide_id=number), now=START)
+    later = store.take_events(after=cursors, limit=10)
+    assert [json.loads(row.payload)["kind"] for row in later] == ["field", "alarm"]
+
+
+def test_pictures_in_doubt_leave_before_those_of_the_audit_stream(store: Store) -> None:
+    number = slide(store)
+    doubt, audit = Decision.UNCERTAIN, Decision.ACCEPT
+    for n, (decision, marked) in enumerate([(audit, True), (doubt, False), (audit, True), (doubt, True)], start=1):
+        field = new_field(n, slide_id=number, decision=decision, image_bytes=10)
+        assert field.image is not None
+        image = replace(field.image, context=field.image.context.model_copy(update={"audit": marked}))
+        store.record_field(replace(field, image=image), now=START)
+    left = []
+    while (image_ := store.next_image()) is not None:
+        left.append(image_.capture_id)
+        store.answer(opinion_of(image_.capture_id), row_id=image_.row_id, now=START)
+    assert left == [f"bench-1/1/{n}" for n in (2, 4, 1, 3)]
+
+
+def test_over_its_quotas_the_spool_gives_up_notes_before_results_and_audit_before_doubt(tmp_path: Path) -> None:
+    quotas = Quotas(rows=20, image_bytes=10**6, images=10)
+    with closing(Store(tmp_path, quotas)) as store:
+        number = slide(store)
+        for n in range(1, 9):
+            a_note(store)
+            decision = Decision.UNCERTAIN if n % 2 else Decision.ACCEPT
+            field = new_field(n, slide_id=number, decision=decision, image_bytes=10)
+            assert field.image is not None
+            image = replace(field.image, context=field.image.context.model_copy(update={"audit": not n % 2}))
+            store.record_field(replace(field, image=image), now=START)
+        for n in range(9, 15):
+            store.record_field(new_field(n, slide_id=number, decision=Decision.UNCERTAIN, image_bytes=10), now=START)
+        found = kinds(store)
+        assert found.count("field") == 14
+        assert found.count("alarm") < 8
+        assert found.count("dropped") >= 1
+        with store.database.reading() as connection:
+            rows = connection.execute("SELECT priority, COUNT(*) FROM spool WHERE kind = 'image' GROUP BY priority")
+            held = dict(rows.fetchall())
+        assert held == {2: 10}, "all four of the audit stream went, none in doubt"
+        counters = Reads(store.database).counters()
+        assert counters[Counter.IMAGES_DROPPED] == 4
+        assert counters[Counter.RESULTS_DROPPED] == 8 - found.count("alarm")
+
+
+def test_a_quota_in_bytes_holds_for_results_too(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, Quotas(rows=10_000, image_bytes=1, event_bytes=20_000))) as store:
+        number = slide(store)
+        for n in range(1, 200):
+            store.record_field(new_field(n, slide_id=number), now=START)
+        rows = store.take_events(limit=1000)
+        assert sum(len(row.payload) for row in rows) <= 21_000
+        kept = [json.loads(row.payload)["capture_id"] for row in rows if '"kind":"field"' in row.payload]
+        assert kept[-1] == "bench-1/1/199"
+        dropped = Reads(store.database).counters()[Counter.RESULTS_DROPPED]
+        assert dropped == 199 - len(kept)
+
+
+def test_slides_and_labels_outlive_the_fields_they_stand_on(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, Quotas(rows=100, image_bytes=1))) as store:
+        number = slide(store)
+        result = SlideResult(
+            boot=0, seq=0, slide="p", opened_at=START, closed_at=START, fields=0, withheld=0, rbc=0, platelets=0,
+            white_cells={}, limits={}, model=MODEL.digest,
+        )  # fmt: skip
+        store.append(result, now=START)
+        for n in range(1, 150):
+            store.record_field(new_field(n, slide_id=number), now=START)
+        found = kinds(store)
+        assert found.count("slide") == 1
+        assert found.count("field") < 149
 
 
 def test_a_row_given_up_by_its_number_stays_in_the_store(store: Store) -> None:
@@ -334,7 +435,7 @@ def test_a_row_given_up_by_its_number_stays_in_the_store(store: Store) -> None:
         store.record_field(new_field(n, slide_id=number, image_bytes=10), now=START)
     assert store.give_up(ack(0, 2)) == 2
     assert store.give_up(ack(0, 2)) == 0
-    assert [row.seq for row in store.take_events(after=0, limit=9)] == [4]
+    assert [row.seq for row in store.take_events(limit=9)] == [4]
     assert (store.waiting().images, store.waiting().aside) == (3, 2)
 
 
@@ -343,7 +444,7 @@ def test_over_its_quota_the_spool_gives_up_the_oldest_counts_them_and_says_so(tm
         number = slide(store)
         for n in range(1, 41):
             store.record_field(new_field(n, slide_id=number, image_bytes=300), now=START)
-        rows = [json.loads(row.payload) for row in store.take_events(after=0, limit=1000)]
+        rows = [json.loads(row.payload) for row in store.take_events(limit=1000)]
         told = [row for row in rows if row["kind"] == "dropped"]
         results, images = sum(row["results"] for row in told), sum(row["images"] for row in told)
         kept = [row["capture_id"] for row in rows if row["kind"] == "field"]
@@ -411,7 +512,7 @@ def test_on_a_full_disk_nothing_committed_is_lost_and_it_goes_on_when_there_is_r
     assert store.waiting().events == stored
     store.database.limit_pages(pages + 1000)
     assert store.record_field(new_field(stored + 1, slide_id=number), now=START)
-    seqs = [row.seq for row in store.take_events(after=0, limit=1000)]
+    seqs = [row.seq for row in store.take_events(limit=1000)]
     assert seqs == sorted(set(seqs))
 
 
@@ -520,7 +621,7 @@ def test_no_question_asked_while_fields_are_read_walks_through_a_table(store: St
     reads.slide(filled)
     reads.waiting_copy("bench-1/1/1")
     store.waiting()
-    store.take_events(after=0, limit=10)
+    store.take_events(limit=10)
     store.acknowledge(ack(0), ())
     store.record_field(new_field(90, slide_id=filled, image_bytes=10), now=START)
     queries = {text for text in asked if text.lstrip().upper().startswith(("SELECT", "DELETE", "UPDATE"))}
@@ -618,7 +719,7 @@ def test_whatever_happens_each_result_is_waiting_or_was_acknowledged(
             else:
                 store.close() if step[0] == "reopen" else store.database._connection.close()
                 store = Store(folder, AMPLE)
-            found = {(row.boot, row.seq) for row in store.take_events(after=0, limit=1000)}
+            found = {(row.boot, row.seq) for row in store.take_events(limit=1000)}
             assert found == expected
     finally:
         store.close()

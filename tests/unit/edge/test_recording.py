@@ -164,7 +164,7 @@ def test_what_comes_after_a_slide_was_closed_belongs_to_the_next_one(store: Stor
     loop.run(threading.Event())
     first = loop.slide.slide_id
     loop.close_slide()
-    result = store.take_events(after=0, limit=100)[-1].payload
+    result = store.take_events(limit=100)[-1].payload
     loop.close_slide()
     for number in (5, 6):
         loop._frames.put(Frame(np.zeros((4, 4, 3), np.uint8), f"camera@{number}", number, START, 0.0, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.moment import Moment
+from edge_agent.store.value import Priority
 from edge_agent.uplink.flight import ranges_of
 from edge_agent.uplink.link import LinkState
 from edge_agent.uplink.traffic import (
@@ -160,6 +162,19 @@ def test_as_many_such_rows_as_batches_may_fly_hold_nothing_up_either() -> None:
     aside, _ = deliver_all_but(bench, {0, 1, 4, 5, 29}, seconds=4000)
     assert aside == {0, 1, 4, 5, 29}
     assert {seq for _, seq in bench.spool} == aside
+
+
+def test_a_result_that_comes_late_flies_before_the_notes_that_still_wait() -> None:
+    bench = Bench(rows=12, tuning=Tuning(batch_rows=2, window_batches=2, ack_timeout_s=5.0, telemetry_s=1e9))
+    for key, row in bench.spool.items():
+        bench.spool[key] = replace(row, priority=Priority.NOTE)
+    assert seqs(bench.connect()) == [[0, 1], [2, 3]]
+    bench.grow(1)
+    assert seqs(bench.tell(SpoolGrew())) == []
+    assert seqs(bench.ack(0, 1)) == [[12, 4]]
+    bench.tell(BusFailed(bench.session, "cable"))
+    bench.at_s += 60
+    assert seqs(bench.connect())[0] == [12, 2]
 
 
 def test_where_nothing_is_acknowledged_at_all_no_row_is_at_fault() -> None:

@@ -77,7 +77,9 @@ class Bench:
                     waiting.append(RowsFailed("disk I/O error"))
                 elif isinstance(action, TakeRows):
                     rows = sorted(self.spool.values(), key=lambda row: row.row_id)
-                    waiting.append(RowsTaken(tuple(r for r in rows if r.row_id > action.after)[: action.limit]))
+                    rows.sort(key=lambda row: (row.priority, row.row_id))
+                    found_rows = tuple(r for r in rows if r.row_id > action.after[r.priority])
+                    waiting.append(RowsTaken(found_rows[: action.limit]))
                 if isinstance(action, Acknowledge):
                     for part in (*action.ranges, *action.rejected):
                         for seq in range(part.first, part.last + 1):
