@@ -35,6 +35,7 @@ from edge_agent.reading import FieldReader
 from edge_agent.reloading import Written
 from edge_agent.replay import Replay, read_slide, summary_lines
 from edge_agent.self_test import limit_this_process, self_test
+from edge_agent.spool_cli import spool
 from edge_agent.updating import open_updates
 from edge_agent.version import agent_version
 
@@ -48,6 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(spool)
 
 
 @app.command()

@@ -40,7 +40,7 @@ from edge_agent.uplink.asking import AskState
 from edge_agent.uplink.courier import Courier
 from edge_agent.uplink.driver import UplinkDriver
 from edge_agent.uplink.link import CONNECTED_STATES, LinkState
-from edge_agent.uplink.traffic import CredentialsChanged, DeviceReport, ReportChanged
+from edge_agent.uplink.traffic import CredentialsChanged, DeviceReport, ReportChanged, SpoolGrew
 from fleet.contract.messages import Alarm, Severity
 
 QUEUE_FRAMES = 2
@@ -200,6 +200,9 @@ class Agent:
         parts.metrics.problems.set(len(found))
         if parts.driver is not None:
             parts.driver.post(ReportChanged(parts.report()))
+            if waiting.events > parts.driver.core.in_flight:
+                # Rows may have come from outside: `ahs-edge spool retry`.
+                parts.driver.post(SpoolGrew())
         return waiting
 
     def _look_at_camera(self) -> None:

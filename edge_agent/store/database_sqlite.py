@@ -29,6 +29,7 @@ class Database:
     Args:
         path: the file; created with its schema when it is not there (not with `read_only`).
         read_only: for reports beside a running agent; writes nothing.
+        beside: by a command, perhaps beside a running agent; no step of the schema, no mark of a run.
 
     Attributes:
         unchecked: a run ended unclean, and the whole file was not checked since.
@@ -38,19 +39,20 @@ class Database:
         StoreFull, StoreFault: the disk.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, beside: bool = False) -> None:
         self.path = path
         self._lock = threading.RLock()
         self._read_only = read_only
+        self._marks = not (read_only or beside)
         self._readers: list[sqlite3.Connection] = []
         self._readers_lock = threading.Lock()
         self._closed = False
         self._checking: sqlite3.Connection | None = None
         self.unchecked = False
-        if read_only and not path.is_file():
+        if not self._marks and not path.is_file():
             raise StoreFault(f"there is no store {path}: has the agent ever run with this data folder?")
         try:
-            if not read_only:
+            if self._marks:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = self._connected()
         except (sqlite3.Error, OSError) as exc:
@@ -69,6 +71,8 @@ class Database:
         run("PRAGMA foreign_keys = ON")
         if self._read_only:
             run("PRAGMA query_only = ON")
+        if not self._marks:
+            run("PRAGMA synchronous = FULL")
             if (version := self._check_version()) < SCHEMA_VERSION:
                 raise StoreFault(
                     f"{self.path} was written by an older agent (schema {version}, this one reads {SCHEMA_VERSION}): "
@@ -220,7 +224,7 @@ class Database:
         for reader in readers:
             reader.close()
         with self._lock:
-            if not self._read_only and not self.unchecked:
+            if self._marks and not self.unchecked:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("UPDATE meta SET value = '0' WHERE key = 'open'")
             self._connection.close()
