@@ -35,6 +35,7 @@ from edge_agent.recording import RecordLoop, SourceName
 from edge_agent.reloading import Reloader, Written
 from edge_agent.reporting import Reporter
 from edge_agent.store.reads_sqlite import Reads
+from edge_agent.store.repair_sqlite import Repaired
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import FOLDER, Store
 from edge_agent.triage.sampling import WINDOW_S, Sampler
@@ -63,6 +64,7 @@ MODEL_KEY = "model"
 FRAME_DROPPED = "frame_dropped"
 RESULTS_REJECTED = "results_rejected"
 ROWS_SET_ASIDE = "rows_set_aside"
+STORE_REPAIRED = "store_repaired"
 
 log = structlog.get_logger()
 
@@ -139,6 +141,8 @@ def compose(
     problems = Problems(alarms_into(store, clock, grown))
     store.on_rejected = rejection_teller(problems)
     store.on_set_aside = set_aside_teller(problems)
+    if store.repaired is not None:
+        problems.set(repair_told(store.repaired))
     frames, enough = new_frames_queue(), threading.Event()
     slide = store.open_slide(
         settings.slide.name, target_white_cells=settings.slide.target_white_cells, now=clock.now().utc
@@ -345,6 +349,18 @@ def rejection_teller(problems: Problems) -> Callable[[int], None]:
         )
 
     return tell
+
+
+def repair_told(repaired: Repaired) -> Problem:
+    """Makes a problem of a store that was damaged; it stands until the next start, the damaged file for good."""
+    saved = sum(repaired.saved.get(table, 0) for table in ("fields", "spool"))
+    lost = ", ".join(f"{rows} of {table}" for table, rows in repaired.lost.items()) or "none that is known of"
+    salt = " Pseudonyms of specimens are others from now on." if repaired.salt_lost else ""
+    return Problem(
+        STORE_REPAIRED,
+        f"The store was damaged and has been replaced: {saved} rows of fields and spool saved, lost: {lost}.{salt}",
+        f"Look at the disk's health. The damaged file is kept as {repaired.kept_as.name}.",
+    )
 
 
 def set_aside_teller(problems: Problems) -> Callable[[int], None]:

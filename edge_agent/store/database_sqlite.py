@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge_agent.errors import DeviceFault, StoreDamaged, StoreFault, StoreFull, StoreOfNewerAgent
+from edge_agent.store.repair_sqlite import suspect
 from edge_agent.store.schema import MIGRATIONS, SCHEMA_VERSION
 
 BUSY_TIMEOUT_MS = 5000
@@ -49,6 +50,7 @@ class Database:
         self._closed = False
         self._checking: sqlite3.Connection | None = None
         self.unchecked = False
+        self._sick = False
         if not self._marks and not path.is_file():
             raise StoreFault(f"there is no store {path}: has the agent ever run with this data folder?")
         try:
@@ -121,6 +123,7 @@ class Database:
         what = "1" if table is None else f"'{table}'"
         verdict = connection.execute(f"PRAGMA quick_check({what})").fetchone()[0]
         if verdict != "ok":
+            self._found_sick()
             raise StoreDamaged(self._damaged(str(verdict)))
 
     def _check_version(self) -> int:
@@ -138,8 +141,8 @@ class Database:
 
     def _damaged(self, detail: str) -> str:
         return (
-            f"{self.path} fails its integrity check ({detail}): keep a copy, then move the file away (with its "
-            "-wal and -shm) and start again; what it held and had not been sent is lost"
+            f"{self.path} fails its integrity check ({detail}): start the agent again, it saves what can be read into "
+            "a new file and keeps this one; then look at the disk's health"
         )
 
     @contextlib.contextmanager
@@ -224,7 +227,7 @@ class Database:
         for reader in readers:
             reader.close()
         with self._lock:
-            if self._marks and not self.unchecked:
+            if self._marks and not self.unchecked and not self._sick:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("UPDATE meta SET value = '0' WHERE key = 'open'")
             self._connection.close()
@@ -234,8 +237,14 @@ class Database:
         if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._no_room()):
             return StoreFull(f"no room for {self.path}: free some disk space; nothing that was stored is lost")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self._found_sick()
             return StoreDamaged(self._damaged(str(exc)))
         return StoreFault(f"{self.path} cannot be used ({exc}): check the disk and the folder's permissions")
+
+    def _found_sick(self) -> None:
+        self._sick = True
+        if self._marks:
+            suspect(self.path)
 
     def _no_room(self) -> bool:
         try:

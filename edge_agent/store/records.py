@@ -29,6 +29,7 @@ class Counter(StrEnum):
     IMAGES_DROPPED = "images_dropped"
     RESULTS_SET_ASIDE = "results_set_aside"
     IMAGES_SET_ASIDE = "images_set_aside"
+    STORE_REPAIRS = "store_repairs"
     FIELDS_REPEATED = "fields_repeated"
     MQTT_BYTES = "mqtt_bytes"
     HTTPS_BYTES = "https_bytes"

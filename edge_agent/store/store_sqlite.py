@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from edge_agent.errors import SlideClosed, StoreFull
+from edge_agent.errors import SlideClosed, StoreDamaged, StoreFull, StoreOfNewerAgent
 from edge_agent.slides.naming import free_name, pseudonym
 from edge_agent.store.database_sqlite import Database
 from edge_agent.store.opinions_sqlite import put_opinion, put_short_opinion
@@ -28,6 +28,7 @@ from edge_agent.store.records import (
     SpoolImage,
     Waiting,
 )
+from edge_agent.store.repair_sqlite import repair, settle
 from edge_agent.store.soundness import Fault, Unsendable
 from edge_agent.store.spool_sqlite import (
     Numbering,
@@ -72,6 +73,7 @@ class Store:
 
     Attributes:
         on_rejected: told, after the commit, of how many results the cloud has refused for good.
+        repaired: what was saved, when the store was damaged and has been replaced just now.
         on_set_aside: told, after the commit, of how many rows cannot be sent and are kept to be looked at.
 
     Raises:
@@ -81,7 +83,14 @@ class Store:
     def __init__(self, folder: Path, quotas: Quotas, *, first_boot: int | None = None) -> None:
         self.on_rejected: Callable[[int], None] = lambda results: None
         self.on_set_aside: Callable[[int], None] = lambda rows: None
-        self.database = Database(folder / FILE_NAME)
+        self.repaired = settle(folder / FILE_NAME)
+        try:
+            self.database = Database(folder / FILE_NAME)
+        except StoreOfNewerAgent:
+            raise
+        except StoreDamaged:
+            self.repaired = repair(folder / FILE_NAME)
+            self.database = Database(folder / FILE_NAME)
         self._quotas = quotas
         try:
             with self.database.transaction() as connection:

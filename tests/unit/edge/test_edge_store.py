@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -36,6 +35,7 @@ from fleet.contract.messages import (
     UpdateStep,
 )
 from models.bundle.manifest import CellClass
+from tests.unit.edge.damaged_stores import as_after_a_power_cut, damage
 from tests.unit.edge.edge_builders import DEVICE, MODEL, ORDINARY, START, cell, named, new_field
 
 AMPLE = Quotas(rows=1000, image_bytes=10_000_000)
@@ -516,26 +516,6 @@ def test_on_a_full_disk_nothing_committed_is_lost_and_it_goes_on_when_there_is_r
     assert seqs == sorted(set(seqs))
 
 
-def as_after_a_power_cut(store: Store) -> Path:
-    """No farewell; everything in the one file."""
-    store.database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    store.database._connection.close()
-    return store.database.path
-
-
-def damage(path: Path, table: str) -> None:
-    """One cell fewer on the first page of a table than its index knows of."""
-    with closing(sqlite3.connect(path)) as connection:
-        root, page = (
-            connection.execute(query).fetchone()[0]
-            for query in (f"SELECT rootpage FROM sqlite_master WHERE name = '{table}'", "PRAGMA page_size")
-        )
-    data = bytearray(path.read_bytes())
-    at = (root - 1) * page + 3
-    data[at : at + 2] = (int.from_bytes(data[at : at + 2], "big") + 7).to_bytes(2, "big")
-    path.write_bytes(bytes(data))
-
-
 def filled(folder: Path, fields: int = 59) -> Store:
     store = Store(folder, AMPLE)
     number = slide(store)
@@ -545,18 +525,18 @@ def filled(folder: Path, fields: int = 59) -> Store:
 
 
 def test_damage_to_what_everything_needs_is_found_at_the_next_start(tmp_path: Path) -> None:
-    damage(as_after_a_power_cut(filled(tmp_path)), "counters")
-    with pytest.raises(StoreDamaged, match="move the file away"):
-        Store(tmp_path, AMPLE)
+    damage(path := as_after_a_power_cut(filled(tmp_path)), "counters")
+    with pytest.raises(StoreDamaged, match="start the agent again"):
+        Database(path)
 
 
 def test_damage_to_the_rest_is_found_by_the_check_that_runs_beside_the_work(tmp_path: Path) -> None:
-    damage(as_after_a_power_cut(filled(tmp_path)), "detections")
+    damage(path := as_after_a_power_cut(filled(tmp_path)), "detections")
     for _ in range(2):
-        with closing(Store(tmp_path, AMPLE)) as store:
-            assert store.database.unchecked, "as long as it was not found sound, each start checks again"
-            with pytest.raises(StoreDamaged, match="move the file away"):
-                store.database.check()
+        with closing(Database(path)) as database:
+            assert database.unchecked, "as long as it was not found sound, each start checks again"
+            with pytest.raises(StoreDamaged, match="start the agent again"):
+                database.check()
 
 
 def test_a_sound_store_is_checked_once_after_an_unclean_end(tmp_path: Path) -> None:
@@ -632,12 +612,6 @@ def test_no_question_asked_while_fields_are_read_walks_through_a_table(store: St
             for step in connection.execute(f"EXPLAIN QUERY PLAN {query}"):
                 words = str(step["detail"]).split()
                 assert words[0] != "SCAN" or words[1] in small, (query, step["detail"])
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_bytes(b"no database at all" * 400)
-    with pytest.raises(StoreDamaged):
-        Store(tmp_path, AMPLE)
 
 
 def test_a_store_of_a_newer_agent_is_refused(tmp_path: Path) -> None:

@@ -136,9 +136,14 @@ def test_a_damaged_older_store_is_found_before_a_step_touches_it(old: Path) -> N
     damaged[(root - 1) * page + 3 : (root - 1) * page + 5] = (cells - 1).to_bytes(2, "big")
     path.write_bytes(bytes(damaged))
     with pytest.raises(StoreDamaged):
-        Store(old, AMPLE)
+        Database(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
+    with closing(Store(old, AMPLE)) as store:
+        assert store.repaired is not None
+        held = store.waiting()
+        assert (held.events, held.images, held.aside) == (9, 2, 1), "repaired, and brought up to date with its rows"
+        assert [slide.name for slide in Reads(store.database).slides()] == ["24-0187", "24-0187-2"]
 
 
 def test_a_report_of_an_older_store_asks_for_a_start_of_the_agent(old: Path) -> None:
