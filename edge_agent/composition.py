@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from edge_agent import wording_out
 from edge_agent.capture.gate import QualityGate
 from edge_agent.capture.opening import open_source
 from edge_agent.capture.selection import FieldSelector
@@ -49,9 +50,9 @@ from edge_agent.uplink.courier import Courier
 from edge_agent.uplink.driver import UplinkDriver
 from edge_agent.uplink.traffic import Identity, SpoolGrew, Tuning
 from edge_agent.version import agent_version
+from edge_agent.wording_out import FRAME_DROPPED
 from fleet.contract.base import utc_now_text
 from fleet.contract.messages import (
-    Alarm,
     Capabilities,
     OpinionReady,
     SamplingPolicy,
@@ -61,7 +62,6 @@ from models.runtime import available_providers
 
 LOCK_NAME = "agent.lock"
 MODEL_KEY = "model"
-FRAME_DROPPED = "frame_dropped"
 RESULTS_REJECTED = "results_rejected"
 ROWS_SET_ASIDE = "rows_set_aside"
 STORE_REPAIRED = "store_repaired"
@@ -314,12 +314,10 @@ def drop_teller(
 
     def tell(dropped: DroppedFrame) -> None:
         now = clock.now().utc
-        text = f"{dropped.source_ref}: {dropped.text}"[:500]
         # A file that cannot be read is met again at each start, and told of once.
         unreadable = dropped.reason is DropReason.UNREADABLE
-        alarm = Alarm(
-            boot=0, seq=0, raised_at=now, severity=Severity.WARNING, code=f"{FRAME_DROPPED}_{dropped.reason}", text=text
-        )
+        log.warning(FRAME_DROPPED, source_ref=dropped.source_ref, reason=dropped.reason.value, text=dropped.text)
+        alarm = wording_out.alarm(f"{FRAME_DROPPED}_{dropped.reason}", Severity.WARNING, now)
         try:
             if not unreadable or store.see_file(FOLDER, dropped.source_ref, dropped.reason.value, now=now):
                 store.alarm(alarm, now=now)

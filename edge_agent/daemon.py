@@ -19,6 +19,7 @@ from pathlib import Path
 
 import structlog
 
+from edge_agent import wording_out
 from edge_agent.capture.errors import SourceNotFound
 from edge_agent.capture.source import FrameSource, SourceState
 from edge_agent.capturing import CaptureLoop, Frames
@@ -41,7 +42,7 @@ from edge_agent.uplink.courier import Courier
 from edge_agent.uplink.driver import UplinkDriver
 from edge_agent.uplink.link import CONNECTED_STATES, LinkState
 from edge_agent.uplink.traffic import CredentialsChanged, DeviceReport, ReportChanged, SpoolGrew
-from fleet.contract.messages import Alarm, Severity
+from fleet.contract.messages import Severity
 
 QUEUE_FRAMES = 2
 WATCH_S = 0.5
@@ -297,13 +298,11 @@ def alarms_into(store: Store, clock: Clock, on_stored: Callable[[], None]) -> Ca
 
     def tell(problem: Problem, appeared: bool) -> None:
         now = clock.now().utc
-        code = problem.code if appeared else f"{problem.code}_over"
+        code = problem.code if appeared else f"{problem.code}{wording_out.OVER}"
         severity = problem.severity if appeared else Severity.INFO
         log.warning("problem_appeared" if appeared else "problem_over", code=problem.code, text=problem.text)
         try:
-            store.alarm(
-                Alarm(boot=0, seq=0, raised_at=now, severity=severity, code=code, text=problem.text[:500]), now=now
-            )
+            store.alarm(wording_out.alarm(code, severity, now), now=now)
         except DeviceFault as exc:
             # On a full disk the alarm cannot be kept; the console and the report still say it.
             log.error("alarm_not_stored", code=code, error=str(exc))

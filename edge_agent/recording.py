@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from edge_agent import wording_out
 from edge_agent.capture.frame import Frame
 from edge_agent.capturing import Frames, Tickets
 from edge_agent.clock import Clock
@@ -28,7 +29,7 @@ from edge_agent.triage.sampling import Sampler
 from edge_agent.version import agent_version
 from fleet.contract.base import CaptureId
 from fleet.contract.cells import Decision
-from fleet.contract.messages import Alarm, ClosedBy, Severity, SlideResult
+from fleet.contract.messages import ClosedBy, Severity, SlideResult
 from models.runtime import ModelRuntimeError
 
 WAIT_S = 0.25
@@ -287,12 +288,12 @@ class RecordLoop:
         self._metrics.frames_unusable.inc()
         self._tickets.give_back()
         log.error("frame_unusable", source_ref=frame.source_ref, error=text)
-        self._alarm(FRAME_UNUSABLE, f"{frame.source_ref}: {text}"[:500], Severity.WARNING)
+        self._alarm(FRAME_UNUSABLE, Severity.WARNING)
 
-    def _alarm(self, code: str, text: str, severity: Severity) -> None:
+    def _alarm(self, code: str, severity: Severity, *, count: int | None = None) -> None:
         now = self._clock.now().utc
         try:
-            self._store.alarm(Alarm(boot=0, seq=0, raised_at=now, severity=severity, code=code, text=text), now=now)
+            self._store.alarm(wording_out.alarm(code, severity, now, count=count), now=now)
         except DeviceFault as exc:
             log.error("alarm_not_stored", code=code, error=str(exc))
         self._on_stored()
@@ -330,7 +331,7 @@ class RecordLoop:
         )
         target = self.slide.target_white_cells
         if _identified(before) < target <= _identified(self.slide):
-            self._alarm(TARGET_REACHED, f"{target} white cells are counted", Severity.INFO)
+            self._alarm(TARGET_REACHED, Severity.INFO, count=target)
         self._on_stored()
 
 

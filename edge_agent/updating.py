@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
 
 from edge_agent.capture.gate import AnalysisSummary, QualityGate
 from edge_agent.capture.measure import measure
@@ -17,7 +19,7 @@ from edge_agent.live import Now
 from edge_agent.slides.differential import differential
 from edge_agent.triage.rules import decide
 from edge_agent.update.core import UpdateCore
-from edge_agent.update.driver import Outside, UpdateDriver
+from edge_agent.update.driver import Outside, StepStore, UpdateDriver
 from edge_agent.update.installing import Judge, ModelInUse
 from edge_agent.update.receiving import ChunkMessage, DesiredMessage, Receiver, TrustMessage
 from edge_agent.update.record import Model
@@ -27,7 +29,9 @@ from edge_agent.update.trial import TrialResult, run_trial
 from edge_agent.update.warehouse import Warehouse
 from edge_agent.uplink.driver import Updates
 from edge_agent.uplink.traffic import ChunksMissing, ChunksWanted, Event, HandOn, ReportChanged, UpdateTopic
+from edge_agent.wording_out import without_paths
 from fleet.contract.cells import Decision
+from fleet.contract.messages import UpdateStep
 from models.runtime.results import FieldAnalysis, ImageRGB
 
 
@@ -103,12 +107,31 @@ def compose_update(
         record_file=start.record_file,
         trial=trial,
         models=ModelInUse(switch, start.slots, judge_of(settings), on_use),
-        store=parts.store,
+        store=DiscreetSteps(parts.store, folders_of(settings)),
         outside=outside,
         clock=parts.clock,
         metrics=parts.metrics,
         problems=parts.problems,
     )
+
+
+class DiscreetSteps:
+    """Takes the names of this workstation's folders and files out of the steps before they are kept for the cloud."""
+
+    def __init__(self, store: StepStore, folders: Iterable[Path]) -> None:
+        self._store = store
+        self._folders = tuple(folders)
+
+    def append_step(self, step: UpdateStep, *, journal: str, number: int, now: datetime) -> bool:
+        """See `StepStore`."""
+        said = step.model_copy(update={"text": without_paths(step.text, self._folders)})
+        return self._store.append_step(said, journal=journal, number=number, now=now)
+
+
+def folders_of(settings: Settings) -> tuple[Path, ...]:
+    """Folders whose names an error may hold, as given and as they really are."""
+    given = [settings.data_dir, settings.update.factory, settings.inference.bundle]
+    return tuple(form for path in given if path is not None for form in (path, path.absolute(), path.resolve()))
 
 
 def updates_over(driver: UpdateDriver) -> Updates:

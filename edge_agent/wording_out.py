@@ -1,0 +1,79 @@
+"""The only texts that leave the workstation beside results: fixed words by code, and numbers. Pure.
+
+Microscope programs put specimen numbers and names of patients into the names of files and folders. So no text that was
+made from one leaves: an alarm carries its code and the words that stand here; what happened to which file is in the
+local log and on the console. A code without words leaves as the code alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import PurePath
+
+from fleet.contract.messages import Alarm, Severity
+
+FRAME_DROPPED = "frame_dropped"
+OVER = "_over"
+
+ALARM_WORDS: dict[str, str] = {
+    "broker_refused": "The broker refuses this device.",
+    "camera_absent": "The camera, stream or folder is not there.",
+    "camera_black": "The camera sends a black picture.",
+    "camera_frozen": "The camera repeats one and the same picture.",
+    "camera_reconnecting": "The connection to the camera is lost.",
+    "camera_saturated": "The camera sends a white picture.",
+    "camera_stalled": "The camera is connected but sends no picture.",
+    "camera_trickling": "The camera delivers too few pictures a second.",
+    "camera_wrong_size": "The camera sends pictures of another size than agreed.",
+    "cloud_refused": "The cloud refuses this device.",
+    "disk_fault": "The disk of the workstation does not read or write.",
+    "disk_full": "The disk of the workstation is full: no field is taken.",
+    "frame_dropped_black": "A black picture was dropped.",
+    "frame_dropped_repeated": "A repeated picture was dropped.",
+    "frame_dropped_saturated": "A white picture was dropped.",
+    "frame_dropped_superseded": "A picture was dropped for a newer one.",
+    "frame_dropped_unreadable": "A picture could not be read.",
+    "frame_dropped_wrong_size": "A picture of another size than agreed was dropped.",
+    "frame_unusable": "A picture could not be analysed.",
+    "model_not_opened": "A model could not be opened; the one before goes on reading.",
+    "results_rejected": "The cloud refused results for good; they are in the local store only.",
+    "rows_set_aside": "Results or pictures could not be sent and were set aside.",
+    "slide_target_reached": "The target of white cells is reached.",
+    "update_not_saved": "The model update waits for the disk.",
+    "update_refused": "A model update was refused; the steps of the update say why.",
+}
+
+HIDDEN = "[path]"
+_PATH = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:'\"]+[/\\])+[^\s:'\",;)]*")
+"""An absolute path with a folder in it, as error messages of libraries write it."""
+
+
+def alarm(code: str, severity: Severity, at: datetime, *, count: int | None = None) -> Alarm:
+    """An alarm that may leave.
+
+    Args:
+        code: constant snake_case word; with `_over` behind it when a problem has gone.
+        severity: of it.
+        at: UTC.
+        count: a number that belongs to it.
+    """
+    words = ALARM_WORDS.get(code.removesuffix(OVER), "")
+    if code.endswith(OVER):
+        words = f"Over: {words}" if words else "Over."
+    if count is not None:
+        words = f"{words} ({count})".strip()
+    return Alarm(boot=0, seq=0, raised_at=at, severity=severity, code=code, text=words)
+
+
+def without_paths(text: str, roots: Iterable[PurePath]) -> str:
+    """A text without the folders of this workstation, for the steps of the model update: their errors name files.
+
+    Args:
+        text: of an error.
+        roots: folders that the agent works in; whatever stands below them goes, up to a space, quote or comma.
+    """
+    for root in sorted({str(root) for root in roots if len(str(root)) > 1}, key=len, reverse=True):
+        text = re.sub(re.escape(root) + r"[^\s:'\",;)]*", HIDDEN, text)
+    return _PATH.sub(HIDDEN, text)
