@@ -9,7 +9,6 @@ import platform
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from edge_agent.capture.opening import open_source
 from edge_agent.capture.selection import FieldSelector
 from edge_agent.capture.source import DroppedFrame, DropReason, FrameSource
 from edge_agent.capturing import CaptureLoop, Tickets
-from edge_agent.clock import Clock
+from edge_agent.clock import EARLIEST, Clock
 from edge_agent.config import Settings
 from edge_agent.console_state import AgentConsole
 from edge_agent.daemon import Agent, Parts, alarms_into, gauges_of, new_frames_queue
@@ -35,11 +34,13 @@ from edge_agent.reading import FieldReader
 from edge_agent.recording import RecordLoop, SourceName
 from edge_agent.reloading import Reloader, Written
 from edge_agent.reporting import Reporter
+from edge_agent.store.chosen_sqlite import sent_pictures
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.repair_sqlite import Repaired
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import FOLDER, Store
-from edge_agent.triage.sampling import WINDOW_S, Sampler
+from edge_agent.triage.budget import spent_before
+from edge_agent.triage.sampling import Sampler
 from edge_agent.update.start import UpdateStart
 from edge_agent.updating import compose_update, updates_over
 from edge_agent.uplink.asking import AskCore
@@ -51,11 +52,10 @@ from edge_agent.uplink.driver import UplinkDriver
 from edge_agent.uplink.traffic import Identity, SpoolGrew, Tuning
 from edge_agent.version import agent_version
 from edge_agent.wording_out import FRAME_DROPPED
-from fleet.contract.base import utc_now_text
+from fleet.contract.base import ClockQuality
 from fleet.contract.messages import (
     Capabilities,
     OpinionReady,
-    SamplingPolicy,
     Severity,
 )
 from models.runtime import available_providers
@@ -156,7 +156,7 @@ def compose(
         settings,
         reader=FieldReader(switch, gate, settings.triage),
         store=store,
-        sampler=_sampler(settings, reads, clock),
+        sampler=_sampler(settings, store, clock),
         frames=frames,
         source=name,
         enough=enough,
@@ -280,14 +280,21 @@ def _memory_bytes() -> int:
         return 0
 
 
-def _sampler(settings: Settings, reads: Reads, clock: Clock) -> Sampler:
-    """Goes on with the hour's budget where an earlier run left it: a restart must not be a way round it."""
-    now = clock.now()
-    since = utc_now_text(now.utc - timedelta(seconds=WINDOW_S))
-    sent = [datetime.fromisoformat(text) for text in reads.images_queued_since(since)]
-    ages_s = [max(0.0, (now.utc - moment.astimezone(UTC)).total_seconds()) for moment in sent]
-    policy = SamplingPolicy(per_hour=settings.sampling.per_hour, audit_ratio=settings.sampling.audit_ratio)
-    return Sampler(policy, [now.monotonic_s - age_s for age_s in ages_s])
+def _sampler(settings: Settings, store: Store, clock: Clock) -> Sampler:
+    """Goes on with the budgets where earlier runs left them: a restart must not be a way round them."""
+    now, policy = clock.now(), settings.sampling.policy
+    sent = sent_pictures(store.database, policy.per_day or 0)
+
+    def spent_s(*, audit: bool) -> list[float]:
+        return spent_before(
+            (picture for picture in sent if picture.audit is audit),
+            now=now.utc,
+            now_s=now.monotonic_s,
+            clock_set=now.quality is not ClockQuality.UNSYNCED,
+            earliest=EARLIEST,
+        )
+
+    return Sampler(policy, spent_s(audit=False), spent_s(audit=True))
 
 
 def _resumed(

@@ -24,8 +24,10 @@ from edge_agent.errors import ConfigurationError
 from edge_agent.triage.rules import TriagePolicy
 from edge_agent.update.settings import UpdateSettings
 from fleet.contract.base import DeviceId, SiteId
+from fleet.contract.messages import SamplingPolicy
 
 ENV_PREFIX = "AHS_EDGE__"
+FULL_HOURS = 10
 
 SlideName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 
@@ -56,7 +58,16 @@ class SamplingSettings(Part):
     """Which fields are worth a second opinion."""
 
     per_hour: int = Field(60, ge=0, le=10_000, description="pictures sent an hour, at most")
+    per_day: int | None = Field(
+        None, ge=0, le=240_000, description="pictures sent a day, at most; without it as many as ten full hours"
+    )
     audit_ratio: float = Field(0.1, ge=0, le=1, description="random share of fields sent for audit")
+
+    @property
+    def policy(self) -> SamplingPolicy:
+        """The same as the cloud would say it."""
+        per_day = self.per_hour * FULL_HOURS if self.per_day is None else self.per_day
+        return SamplingPolicy(per_hour=self.per_hour, per_day=per_day, audit_ratio=self.audit_ratio)
 
 
 class SlideSettings(Part):

@@ -1,22 +1,22 @@
-"""Which fields are worth sending, bounded by the hour, and the random audit stream beside them. Pure.
+"""Which fields are worth sending, bounded by hour and day, and the random audit stream beside them. Pure.
 
 Uncertain fields are sent for their doubt. A random share of all fields that count is sent whatever the model thinks:
-without it nobody could estimate how good the unquestioned results are. The audit stream has its own part of the
-hour's budget, so that a bad slide full of doubt cannot crowd it out.
+without it nobody could estimate how good the unquestioned results are. The audit stream has its own part of
+both budgets, so that a bad slide full of doubt cannot crowd it out.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from edge_agent.triage.budget import Budget
 from fleet.contract.cells import Decision
 from fleet.contract.messages import SamplingPolicy
 
-WINDOW_S = 3600.0
+HOURS_A_DAY = 24
 
 
 class Choice(StrEnum):
@@ -48,40 +48,38 @@ def in_audit_stream(capture_id: str, ratio: float) -> bool:
 
 
 class Sampler:
-    """Remembers what was sent within the last hour of the monotonic clock.
+    """Chooses within the budgets of the hour and the day, which doubt and audit have apart.
 
     Args:
-        policy: pictures an hour and share of the audit stream.
-        sent_at_s: monotonic times of pictures that an earlier run sent within the hour.
+        policy: pictures an hour and a day, and share of the audit stream.
+        doubt_sent_s, audit_sent_s: monotonic times of pictures that earlier runs sent within the day.
     """
 
-    def __init__(self, policy: SamplingPolicy, sent_at_s: Iterable[float] = ()) -> None:
-        self._policy = policy
-        self._doubt: deque[float] = deque(sorted(sent_at_s))
-        self._audit: deque[float] = deque()
-
-    @property
-    def audit_budget(self) -> int:
-        """Pictures an hour that are kept free for the audit stream."""
-        policy = self._policy
-        if policy.per_hour == 0 or policy.audit_ratio == 0:
-            return 0
-        return max(1, round(policy.per_hour * policy.audit_ratio))
+    def __init__(
+        self, policy: SamplingPolicy, doubt_sent_s: Iterable[float] = (), audit_sent_s: Iterable[float] = ()
+    ) -> None:
+        self._ratio = policy.audit_ratio
+        per_day = policy.per_hour * HOURS_A_DAY if policy.per_day is None else policy.per_day
+        of_hour, of_day = audit_part(policy.per_hour, self._ratio), audit_part(per_day, self._ratio)
+        self.audit_budget = Budget(per_hour=of_hour, per_day=of_day, spent_s=audit_sent_s)
+        self.doubt_budget = Budget(per_hour=policy.per_hour - of_hour, per_day=per_day - of_day, spent_s=doubt_sent_s)
 
     def choose(self, decision: Decision, capture_id: str, now_s: float) -> Sampled:
         """Decides for one field and remembers it."""
-        for sent in (self._doubt, self._audit):
-            while sent and sent[0] <= now_s - WINDOW_S:
-                sent.popleft()
         if decision is Decision.WITHHELD:
             return Sampled(Choice.KEEP, audit=False)
-        audit = in_audit_stream(capture_id, self._policy.audit_ratio)
+        audit = in_audit_stream(capture_id, self._ratio)
         if decision is not Decision.UNCERTAIN and not audit:
             return Sampled(Choice.KEEP, audit=False)
-        if decision is Decision.UNCERTAIN and len(self._doubt) < self._policy.per_hour - self.audit_budget:
-            self._doubt.append(now_s)
+        if decision is Decision.UNCERTAIN and self.doubt_budget.has_room(now_s):
+            self.doubt_budget.spend(now_s)
             return Sampled(Choice.SEND, audit=audit)
-        if audit and len(self._audit) < self.audit_budget:
-            self._audit.append(now_s)
+        if audit and self.audit_budget.has_room(now_s):
+            self.audit_budget.spend(now_s)
             return Sampled(Choice.SEND_AUDIT, audit=True)
         return Sampled(Choice.OVER_BUDGET, audit=audit)
+
+
+def audit_part(pictures: int, ratio: float) -> int:
+    """How many of so many pictures are kept free for the audit stream."""
+    return 0 if pictures == 0 or ratio == 0 else max(1, round(pictures * ratio))

@@ -14,6 +14,7 @@ from edge_agent.composition import RESULTS_REJECTED, drop_teller, rejection_tell
 from edge_agent.errors import StoreFull
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problems
+from edge_agent.store.chosen_sqlite import sent_pictures
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import Store
 from fleet.contract.messages import SeqRange
@@ -64,3 +65,14 @@ def test_results_that_the_cloud_refuses_are_a_problem_that_is_seen(store: Store)
     (problem,) = problems.now()
     assert problem.code == RESULTS_REJECTED
     assert "3 results" in problem.text
+
+
+def test_the_newest_pictures_that_were_sent_are_known_whatever_the_clock_said(store: Store) -> None:
+    slide = store.open_slide("s", target_white_cells=100, now=START).slide_id
+    for number, image_bytes in enumerate((None, 10, None, 10, 10)):
+        store.record_field(new_field(number, slide_id=slide, image_bytes=image_bytes), now=START)
+    sent = sent_pictures(store.database, 2)
+    assert [(picture.audit, (picture.captured_at - START).total_seconds()) for picture in sent] == [
+        (False, 4.0),
+        (False, 3.0),
+    ]

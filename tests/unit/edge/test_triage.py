@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.triage.budget import DAY_S, HOUR_S, SentPicture, spent_before
 from edge_agent.triage.rules import TriagePolicy, decide
 from edge_agent.triage.sampling import Choice, Sampler, in_audit_stream
 from fleet.contract.cells import Decision
 from fleet.contract.messages import SamplingPolicy
 from models.bundle.manifest import CellClass
 from models.runtime.results import Detection
-from tests.unit.edge.edge_builders import ORDINARY, analysis, cell, named
+from tests.unit.edge.edge_builders import ORDINARY, START, analysis, cell, named
 
 POLICY = TriagePolicy()
 
@@ -68,11 +71,15 @@ def test_the_audit_stream_holds_about_its_share_and_is_the_same_each_time() -> N
     assert all(in_audit_stream(name, 1.0) for name in ids)
 
 
-@given(st.lists(st.tuples(st.sampled_from(Decision), st.floats(0, 900)), max_size=200), st.integers(0, 20))
-def test_never_more_than_the_hours_budget_leaves_within_any_hour(
-    fields: list[tuple[Decision, float]], per_hour: int
+@given(
+    st.lists(st.tuples(st.sampled_from(Decision), st.floats(0, 9000)), max_size=200),
+    st.integers(0, 20),
+    st.integers(0, 40),
+)
+def test_never_more_than_the_budgets_leave_within_any_hour_or_day(
+    fields: list[tuple[Decision, float]], per_hour: int, per_day: int
 ) -> None:
-    sampler = Sampler(SamplingPolicy(per_hour=per_hour, audit_ratio=0.2))
+    sampler = Sampler(SamplingPolicy(per_hour=per_hour, per_day=per_day, audit_ratio=0.2))
     now_s, sent = 0.0, []
     for number, (decision, wait_s) in enumerate(fields):
         now_s += wait_s
@@ -81,7 +88,8 @@ def test_never_more_than_the_hours_budget_leaves_within_any_hour(
             sent.append(now_s)
             assert decision is not Decision.WITHHELD
     for at in sent:
-        assert sum(1 for other in sent if at - 3600 < other <= at) <= per_hour
+        assert sum(1 for other in sent if at - HOUR_S < other <= at) <= per_hour
+        assert sum(1 for other in sent if at - DAY_S < other <= at) <= per_day
 
 
 def test_doubt_cannot_crowd_out_the_audit_stream() -> None:
@@ -96,3 +104,72 @@ def test_what_an_earlier_run_sent_counts_against_the_hour() -> None:
     sampler = Sampler(SamplingPolicy(per_hour=2, audit_ratio=0.0), [-10.0, -20.0])
     assert sampler.choose(Decision.UNCERTAIN, "bench-1/2/1", 0.0).choice is Choice.OVER_BUDGET
     assert sampler.choose(Decision.UNCERTAIN, "bench-1/2/2", 3581.0).choice is Choice.SEND
+
+
+class Workstation:
+    """Samplers one after the other, each begun from what the ones before have sent; ten fields a second in doubt."""
+
+    def __init__(self, policy: SamplingPolicy) -> None:
+        self.policy = policy
+        self.now = START
+        self.sent: list[SentPicture] = []
+        self._number = 0
+
+    def run(self, fields: int, *, monotonic_s: float, clock_set: bool = True) -> int:
+        """Pictures that leave in a run."""
+
+        def spent_s(*, audit: bool) -> list[float]:
+            of_stream = [picture for picture in self.sent if picture.audit is audit]
+            return spent_before(
+                of_stream,
+                now=self.now,
+                now_s=monotonic_s,
+                clock_set=clock_set,
+                earliest=datetime(2025, 1, 1, tzinfo=UTC),
+            )
+
+        sampler, before = Sampler(self.policy, spent_s(audit=False), spent_s(audit=True)), len(self.sent)
+        for _ in range(fields):
+            self._number += 1
+            self.now += timedelta(seconds=0.1)
+            monotonic_s += 0.1
+            found = sampler.choose(Decision.UNCERTAIN, f"bench-1/1/{self._number}", monotonic_s)
+            if found.send:
+                self.sent.append(SentPicture(found.choice is Choice.SEND_AUDIT, self.now))
+        return len(self.sent) - before
+
+
+def test_restarts_within_the_hour_are_no_way_round_its_budget() -> None:
+    bench = Workstation(SamplingPolicy(per_hour=60, audit_ratio=0.1))
+    assert [bench.run(4000, monotonic_s=up_s) for up_s in (5.0, 900.0, 17.0, 3.0)] == [60, 0, 0, 0]
+    bench.now += timedelta(hours=1)
+    assert bench.run(4000, monotonic_s=1.0) == 60
+
+
+def test_restarts_within_the_day_are_no_way_round_its_budget() -> None:
+    bench = Workstation(SamplingPolicy(per_hour=60, per_day=100, audit_ratio=0.1))
+    sent = []
+    for _ in range(4):
+        sent.append(bench.run(1000, monotonic_s=1.0))
+        bench.now += timedelta(hours=1)
+    assert sent == [60, 40, 0, 0]
+    bench.now += timedelta(days=1)
+    assert bench.run(1000, monotonic_s=1.0) == 60
+
+
+@pytest.mark.parametrize(
+    ("clock", "clock_set"), [(datetime(1970, 1, 1, tzinfo=UTC), False), (START - timedelta(hours=5), True)]
+)
+def test_a_clock_that_was_set_back_does_not_open_the_budget_again(clock: datetime, clock_set: bool) -> None:
+    bench = Workstation(SamplingPolicy(per_hour=60, audit_ratio=0.1))
+    assert bench.run(4000, monotonic_s=1.0) == 60
+    bench.now = clock
+    assert bench.run(1000, monotonic_s=1.0, clock_set=clock_set) == 0
+
+
+def test_pictures_taken_before_the_clock_was_set_count_as_sent_now() -> None:
+    bench = Workstation(SamplingPolicy(per_hour=60, audit_ratio=0.1))
+    bench.now = datetime(1970, 1, 1, tzinfo=UTC)
+    assert bench.run(4000, monotonic_s=1.0, clock_set=False) == 60
+    bench.now = START
+    assert bench.run(1000, monotonic_s=1.0) == 0
