@@ -159,6 +159,7 @@ def infer(
             engine,
             FieldReader(engine, QualityGate(settings.quality), settings.triage),
             root=images if images.is_dir() else images.parent,
+            um_per_px=settings.source.um_per_px,
             min_score=min_score,
             annotated_folder=annotated,
         )

@@ -63,6 +63,7 @@ class Inference:
         engine: the model.
         reader: gate and triage, as in the daemon.
         root: pictures are named relative to it.
+        um_per_px: size of a pixel in the specimen, where known: red cells are then judged in micrometres.
         min_score: list weaker detections too.
         annotated_folder: pictures with boxes go here.
     """
@@ -73,12 +74,14 @@ class Inference:
         reader: FieldReader,
         *,
         root: Path,
+        um_per_px: float | None = None,
         min_score: float | None = None,
         annotated_folder: Path | None = None,
     ) -> None:
         self._engine = engine
         self._reader = reader
         self._root = root
+        self._um_per_px = um_per_px
         self._min_score = min_score
         self._annotated = annotated_folder
         self._images: list[JsonObject] = []
@@ -117,7 +120,7 @@ class Inference:
     def _one(self, path: Path) -> None:
         image = read_image(path)
         start_s = perf_counter()
-        judged = self._reader.judge(image, min_score=self._min_score)
+        judged = self._reader.judge(image, um_per_px=self._um_per_px, min_score=self._min_score)
         latency_ms = (perf_counter() - start_s) * 1000.0
         detections = [cell.model_dump(mode="json", by_alias=True) for cell in _listed(judged, self._min_score)]
         self._images.append(

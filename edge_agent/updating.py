@@ -157,7 +157,7 @@ def judge_of(settings: Settings) -> Judge:
         measured = measure(image)
 
         def one(analysis: FieldAnalysis) -> Decision:
-            reasons = gate.judge(measured, AnalysisSummary.of(analysis), um_per_px=None)
+            reasons = gate.judge(measured, AnalysisSummary.of(analysis), um_per_px=settings.source.frame_um_per_px)
             return decide(analysis, [reason.value for reason in reasons], settings.triage).decision
 
         return one(analyses[0]), one(analyses[1])

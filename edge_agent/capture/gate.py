@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -58,12 +59,14 @@ class AnalysisSummary:
     Attributes:
         red_cells, white_cells, platelets: counted.
         rbc_diameter_px: median diameter of the red cells, pixels of the frame; None with too few of them.
+        area_px: of the frame.
     """
 
     red_cells: int
     white_cells: int
     platelets: int
     rbc_diameter_px: float | None
+    area_px: int
 
     @classmethod
     def of(cls, analysis: FieldAnalysis) -> Self:
@@ -73,12 +76,25 @@ class AnalysisSummary:
             white_cells=len(analysis.counted(CellClass.WBC)),
             platelets=len(analysis.counted(CellClass.PLATELETS)),
             rbc_diameter_px=analysis.rbc_diameter_px,
+            area_px=analysis.width_px * analysis.height_px,
         )
 
     @property
     def cells(self) -> int:
         """All counted cells."""
         return self.red_cells + self.white_cells + self.platelets
+
+    @property
+    def density_ratio(self) -> float | None:
+        """Share of the field that red and white cells would cover, each a disc as wide as the median red cell.
+
+        It does not depend on the camera's pixels: a larger field at the same magnification shows more cells and is no
+        denser. None where the size of a red cell is not known.
+        """
+        if self.rbc_diameter_px is None:
+            return None
+        disc_px = math.pi / 4.0 * self.rbc_diameter_px**2
+        return (self.red_cells + self.white_cells) * disc_px / self.area_px
 
 
 class QualityGate:
@@ -127,7 +143,8 @@ class QualityGate:
         reasons = []
         if a.cells < limits.cells_min:
             reasons.append(GateReason.TOO_FEW_CELLS)
-        if a.cells > limits.cells_max:
+        density = a.density_ratio
+        if density is not None and density > limits.density_max_ratio:
             reasons.append(GateReason.TOO_DENSE)
         if a.rbc_diameter_px is not None:
             size, low, high = a.rbc_diameter_px, limits.red_cell_min_px, limits.red_cell_max_px

@@ -12,6 +12,7 @@ from edge_agent.capture.source import SourceKind
 
 URL_PATTERN = re.compile(r"^(https?|rtsps?|rtmp|udp|tcp)://", re.IGNORECASE)
 SIMULATED_PREFIX = "sim"
+SIMULATED_UM_PER_PX = 0.083
 
 
 class Part(BaseModel):
@@ -91,7 +92,13 @@ class QualitySettings(Part):
     saturated_max_ratio: float = Field(0.5, ge=0, le=1, description="largest share of pixels at 250 or above")
     cast_max_level: float = Field(85.0, ge=0, le=255, description="largest tint of the background in grey levels")
     cells_min: int = Field(3, ge=0, description="fewest counted cells")
-    cells_max: int = Field(400, ge=1, description="most counted cells")
+    density_max_ratio: float = Field(
+        1.2,
+        gt=0,
+        le=10,
+        description="largest share of the field that its red and white cells would cover, each a disc as wide as the "
+        "median red cell; above 1 they would not fit side by side",
+    )
     red_cell_min_px: float = Field(30.0, gt=0, description="smallest median diameter of the red cells, pixels")
     red_cell_max_px: float = Field(300.0, gt=0, description="largest median diameter of the red cells, pixels")
     red_cell_min_um: float = Field(5.0, gt=0, description="the same in micrometres, where the scale is known")
@@ -171,6 +178,13 @@ class SourceSettings(Part):
         if (self.width_px is None) != (self.height_px is None):
             raise ValueError("give width_px and height_px together, or neither")
         return self
+
+    @property
+    def frame_um_per_px(self) -> float | None:
+        """The scale that every frame of this source has, and so every judgement of one."""
+        if self.um_per_px is None and is_simulated(self.spec):
+            return SIMULATED_UM_PER_PX
+        return self.um_per_px
 
     @property
     def kind(self) -> SourceKind:

@@ -18,11 +18,10 @@ from edge_agent.capture.errors import SourceEnded, SourceLost, SourceNotFound
 from edge_agent.capture.frame import Frame
 from edge_agent.capture.journal import Journal
 from edge_agent.capture.replay import ReplayedSource, short_hash
-from edge_agent.capture.settings import SimulatedSettings, SourceSettings
+from edge_agent.capture.settings import SIMULATED_UM_PER_PX, SimulatedSettings, SourceSettings
 from edge_agent.capture.source import OnDrop, SourceKind
 from models.synthetic import Optics, SlideSpec, TruthCell, VirtualSlide
 
-UM_PER_PX = 0.083
 RENEW_AFTER_FIELDS = 500
 WIDTH_PX, HEIGHT_PX = 640, 480
 FIELDS_A_ROW = 20
@@ -78,7 +77,7 @@ class SimulatedSource(ReplayedSource):
         s = settings.simulated
         self._width_px = settings.width_px or WIDTH_PX
         self._height_px = settings.height_px or HEIGHT_PX
-        self._scale = settings.um_per_px or UM_PER_PX
+        self._scale = settings.um_per_px or SIMULATED_UM_PER_PX
         decisive = s.model_dump_json(exclude={"journal", "fields"})
         about = short_hash(f"{decisive} {self._width_px} {self._height_px} {self._scale!r}")
         super().__init__(

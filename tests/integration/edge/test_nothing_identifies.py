@@ -36,7 +36,9 @@ class Wire:
         self.http: list[bytes] = []
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="listener", protocol=mqtt.MQTTv5)
         self._client.username_pw_set("cloud", "cloud-secret")
-        self._client.on_message = lambda _client, _data, message: self.mqtt.append((message.topic, message.payload))
+        self._client.on_message = lambda _client, _data, message: self.mqtt.append(
+            (message.topic, bytes(message.payload))
+        )
         self._client.on_connect = lambda client, *_: client.subscribe("ahs/1/#", qos=1)
         self._client.connect(broker.host, broker.port)
         self._client.loop_start()

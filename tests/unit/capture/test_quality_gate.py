@@ -52,15 +52,41 @@ def test_an_empty_field_has_no_focus() -> None:
     assert measure(np.full((48, 64, 3), 200, np.uint8)).focus == 0.0
 
 
+FIELD_PX = 640 * 480
+
+
 def test_cells_are_judged_by_number_and_size() -> None:
     fine = measure(generated(1))
     gate = QualityGate()
-    assert gate.judge(fine, AnalysisSummary(20, 1, 1, 90.0)) == []
-    assert gate.judge(fine, AnalysisSummary(1, 0, 0, None)) == [GateReason.TOO_FEW_CELLS]
-    assert gate.judge(fine, AnalysisSummary(900, 0, 0, 90.0)) == [GateReason.TOO_DENSE]
-    assert gate.judge(fine, AnalysisSummary(20, 0, 0, 12.0)) == [GateReason.RED_CELL_SIZE]
-    assert gate.judge(fine, AnalysisSummary(20, 0, 0, 90.0), um_per_px=0.2) == [GateReason.RED_CELL_SIZE]
-    assert gate.judge(fine, AnalysisSummary(20, 0, 0, 12.0), um_per_px=0.6) == []
+    assert gate.judge(fine, AnalysisSummary(20, 1, 1, 90.0, FIELD_PX)) == []
+    assert gate.judge(fine, AnalysisSummary(1, 0, 0, None, FIELD_PX)) == [GateReason.TOO_FEW_CELLS]
+    assert gate.judge(fine, AnalysisSummary(20, 0, 0, 12.0, FIELD_PX)) == [GateReason.RED_CELL_SIZE]
+    assert gate.judge(fine, AnalysisSummary(20, 0, 0, 90.0, FIELD_PX), um_per_px=0.2) == [GateReason.RED_CELL_SIZE]
+    assert gate.judge(fine, AnalysisSummary(20, 0, 0, 12.0, FIELD_PX), um_per_px=0.6) == []
+
+
+def test_density_is_a_share_of_the_field_whatever_the_camera() -> None:
+    fine, gate = measure(generated(1)), QualityGate()
+    assert gate.judge(fine, AnalysisSummary(80, 2, 30, 80.0, FIELD_PX)) == [GateReason.TOO_DENSE], "they do not fit"
+    assert gate.judge(fine, AnalysisSummary(30, 2, 900, 80.0, FIELD_PX)) == [], "platelets cover nothing"
+    large_px = 4000 * 3000
+    assert gate.judge(fine, AnalysisSummary(1200, 80, 30, 80.0, large_px)) == [], "more cells, no denser"
+    assert gate.judge(fine, AnalysisSummary(3000, 80, 30, 80.0, large_px)) == [GateReason.TOO_DENSE]
+    assert gate.judge(fine, AnalysisSummary(900, 0, 0, None, FIELD_PX)) == [], "the size of a red cell is not known"
+
+
+def test_the_generated_field_of_twelve_megapixels_is_no_denser_than_its_part() -> None:
+    slide = VirtualSlide(SlideSpec(seed=3))
+    densities = []
+    for width_px, height_px in ((640, 480), (4000, 3000)):
+        view = slide.cells_in(x_um=0.0, y_um=0.0, width_px=width_px, height_px=height_px)
+        red = [cell for cell in view if cell.cls == "RBC"]
+        sides = [max(cell.box[2] - cell.box[0], cell.box[3] - cell.box[1]) for cell in red]
+        summary = AnalysisSummary(len(red), 0, 0, float(np.median(sides)), width_px * height_px)
+        assert QualityGate().judge(measure(generated(1)), summary) == []
+        densities.append(summary.density_ratio)
+    assert len(red) > 400
+    assert densities[1] == pytest.approx(densities[0], rel=0.35)
 
 
 @pytest.mark.data
