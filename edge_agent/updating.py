@@ -120,7 +120,7 @@ class DiscreetSteps:
 
     def __init__(self, store: StepStore, folders: Iterable[Path]) -> None:
         self._store = store
-        self._folders = tuple(folders)
+        self._folders = tuple(str(folder) for folder in folders)
 
     def append_step(self, step: UpdateStep, *, journal: str, number: int, now: datetime) -> bool:
         """See `StepStore`."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import PurePath
 
 from fleet.contract.messages import Alarm, Severity
 
@@ -69,13 +68,13 @@ def alarm(code: str, severity: Severity, at: datetime, *, count: int | None = No
     return Alarm(boot=0, seq=0, raised_at=at, severity=severity, code=code, text=words)
 
 
-def without_paths(text: str, roots: Iterable[PurePath]) -> str:
+def without_paths(text: str, roots: Iterable[str]) -> str:
     """A text without the folders of this workstation, for the steps of the model update: their errors name files.
 
     Args:
         text: of an error.
         roots: folders that the agent works in; whatever stands below them goes, up to a space, quote or comma.
     """
-    for root in sorted({str(root) for root in roots if len(str(root)) > 1}, key=len, reverse=True):
+    for root in sorted({root for root in roots if len(root) > 1}, key=len, reverse=True):
         text = re.sub(re.escape(root) + r"[^\s:'\",;)]*", HIDDEN, text)
     return _PATH.sub(HIDDEN, text)
