@@ -294,7 +294,12 @@ def _sampler(settings: Settings, store: Store, clock: Clock) -> Sampler:
             earliest=EARLIEST,
         )
 
-    return Sampler(policy, spent_s(audit=False), spent_s(audit=True))
+    return Sampler(
+        policy,
+        spent_s(audit=False),
+        spent_s(audit=True),
+        duplicate_above_ratio=settings.sampling.duplicate_above_ratio,
+    )
 
 
 def _resumed(

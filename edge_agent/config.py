@@ -22,6 +22,7 @@ from pydantic_settings import (
 from edge_agent.capture.settings import QualitySettings, SelectionSettings, SourceSettings
 from edge_agent.errors import ConfigurationError
 from edge_agent.triage.rules import TriagePolicy
+from edge_agent.triage.sampling import DUPLICATE_ABOVE_RATIO
 from edge_agent.update.settings import UpdateSettings
 from fleet.contract.base import DeviceId, SiteId
 from fleet.contract.messages import SamplingPolicy
@@ -62,6 +63,12 @@ class SamplingSettings(Part):
         None, ge=0, le=240_000, description="pictures sent a day, at most; without it as many as ten full hours"
     )
     audit_ratio: float = Field(0.1, ge=0, le=1, description="random share of fields sent for audit")
+    duplicate_above_ratio: float = Field(
+        DUPLICATE_ABOVE_RATIO,
+        gt=0,
+        le=1,
+        description="a picture in doubt that shares more of its area with one of the last 64 sent is not; 1: all are",
+    )
 
     @property
     def policy(self) -> SamplingPolicy:

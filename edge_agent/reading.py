@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from edge_agent import wire
 from edge_agent.capture.frame import Frame
 from edge_agent.capture.gate import AnalysisSummary, QualityGate
-from edge_agent.capture.measure import measure
+from edge_agent.capture.measure import measure, thumbnail
+from edge_agent.capture.registration import Place
 from edge_agent.inference.engine import Engine
 from edge_agent.moment import Moment
 from edge_agent.store.records import NewField, NewImage, SlideTotals
 from edge_agent.triage.rules import Triage, TriagePolicy, decide
-from edge_agent.triage.sampling import Sampler
+from edge_agent.triage.sampling import Offered, Sampler
+from edge_agent.triage.worth import doubt_of
 from fleet.contract.base import CaptureId
-from fleet.contract.cells import CellClassName, DetectionWire, ModelRef
+from fleet.contract.cells import CellClassName, Decision, DetectionWire, ModelRef
 from fleet.contract.http import OpinionContext
 from fleet.contract.messages import FieldResult
 from models.bundle.manifest import CellClass
@@ -97,7 +99,10 @@ class FieldReader:
         """One frame as the record that is stored in one transaction."""
         start_s = monotonic()
         judged = self.judge(frame.image, um_per_px=frame.um_per_px)
-        sampled = sampler.choose(judged.triage.decision, str(capture), now.monotonic_s)
+        offered = None
+        if judged.triage.decision is Decision.UNCERTAIN:
+            offered = Offered(doubt_of(judged.analysis, self._policy), Place(thumbnail(frame.image)))
+        sampled = sampler.choose(judged.triage.decision, str(capture), now.monotonic_s, offered)
         image: NewImage | None = None
         if sampled.send:
             image = self._image(frame, judged, capture=capture, slide=slide, site=site, audit=sampled.audit)

@@ -112,7 +112,8 @@ def open_engine(
         if digest is not None and bundle.digest != digest:
             raise BadArtefact(f"{bundle.path} is {bundle.digest}, not {digest}; it was changed after it was installed")
         chosen = threads if threads is not None else measured_threads(bundle)
-        pipeline = Pipeline(bundle, threads=chosen)
+        # The sampling asks how new a cell is.
+        pipeline = Pipeline(bundle, threads=chosen, keep_embeddings=True)
         pipeline.warm_up()
     except (BundleError, ZooError, ModelRuntimeError) as exc:
         raise BadArtefact(f"the model cannot be used: {exc}") from exc

@@ -1,8 +1,9 @@
 """Which fields are worth sending, bounded by hour and day, and the random audit stream beside them. Pure.
 
-Uncertain fields are sent for their doubt. A random share of all fields that count is sent whatever the model thinks:
-without it nobody could estimate how good the unquestioned results are. The audit stream has its own part of
-both budgets, so that a bad slide full of doubt cannot crowd it out.
+Uncertain fields are sent for their doubt, by uncertainty times novelty, without near-duplicates. A random share of all
+fields that count is sent whatever the model thinks: without it nobody could estimate how good the unquestioned results
+are. The audit stream has its own part of both budgets, so that a bad slide full of doubt cannot crowd it out, and
+neither worth nor likeness has a say in it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from edge_agent.capture.registration import Place
 from edge_agent.triage.budget import Budget
+from edge_agent.triage.worth import Doubt, SentPlaces, Worths
 from fleet.contract.cells import Decision
 from fleet.contract.messages import SamplingPolicy
 
 HOURS_A_DAY = 24
+DUPLICATE_ABOVE_RATIO = 0.5
 
 
 class Choice(StrEnum):
@@ -26,6 +30,13 @@ class Choice(StrEnum):
     SEND_AUDIT = "send_audit"
     KEEP = "keep"
     OVER_BUDGET = "over_budget"
+    DUPLICATE = "duplicate"
+    """It shows what was sent before."""
+    OUTRANKED = "outranked"
+    """Much of the budget is spent, and pictures of the last time were worth more."""
+
+
+SENT = frozenset({Choice.SEND, Choice.SEND_AUDIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +49,7 @@ class Sampled:
     @property
     def send(self) -> bool:
         """Whether the picture goes to the cloud."""
-        return self.choice in (Choice.SEND, Choice.SEND_AUDIT)
+        return self.choice in SENT
 
 
 def in_audit_stream(capture_id: str, ratio: float) -> bool:
@@ -47,37 +58,76 @@ def in_audit_stream(capture_id: str, ratio: float) -> bool:
     return int.from_bytes(digest[:8], "big") < ratio * 2**64
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Offered:
+    """What of a picture decides whether it is sent; without these only the budget does."""
+
+    doubt: Doubt
+    place: Place
+
+
 class Sampler:
     """Chooses within the budgets of the hour and the day, which doubt and audit have apart.
 
     Args:
         policy: pictures an hour and a day, and share of the audit stream.
         doubt_sent_s, audit_sent_s: monotonic times of pictures that earlier runs sent within the day.
+        duplicate_above_ratio: pictures in doubt that share more of their area with one sent before are not sent.
     """
 
     def __init__(
-        self, policy: SamplingPolicy, doubt_sent_s: Iterable[float] = (), audit_sent_s: Iterable[float] = ()
+        self,
+        policy: SamplingPolicy,
+        doubt_sent_s: Iterable[float] = (),
+        audit_sent_s: Iterable[float] = (),
+        *,
+        duplicate_above_ratio: float = DUPLICATE_ABOVE_RATIO,
     ) -> None:
         self._ratio = policy.audit_ratio
         per_day = policy.per_hour * HOURS_A_DAY if policy.per_day is None else policy.per_day
         of_hour, of_day = audit_part(policy.per_hour, self._ratio), audit_part(per_day, self._ratio)
-        self.audit_budget = Budget(per_hour=of_hour, per_day=of_day, spent_s=audit_sent_s)
-        self.doubt_budget = Budget(per_hour=policy.per_hour - of_hour, per_day=per_day - of_day, spent_s=doubt_sent_s)
+        self._audit = Budget(per_hour=of_hour, per_day=of_day, spent_s=audit_sent_s)
+        self._doubt = Budget(per_hour=policy.per_hour - of_hour, per_day=per_day - of_day, spent_s=doubt_sent_s)
+        self._worths = Worths()
+        self._places = SentPlaces(duplicate_above_ratio)
 
-    def choose(self, decision: Decision, capture_id: str, now_s: float) -> Sampled:
-        """Decides for one field and remembers it."""
+    def choose(self, decision: Decision, capture_id: str, now_s: float, offered: Offered | None = None) -> Sampled:
+        """Decides for one field and remembers it.
+
+        Args:
+            decision: of triage.
+            capture_id: of the field; alone decides on the audit stream.
+            now_s: monotonic.
+            offered: of a field in doubt.
+        """
         if decision is Decision.WITHHELD:
             return Sampled(Choice.KEEP, audit=False)
         audit = in_audit_stream(capture_id, self._ratio)
-        if decision is not Decision.UNCERTAIN and not audit:
-            return Sampled(Choice.KEEP, audit=False)
-        if decision is Decision.UNCERTAIN and self.doubt_budget.has_room(now_s):
-            self.doubt_budget.spend(now_s)
-            return Sampled(Choice.SEND, audit=audit)
-        if audit and self.audit_budget.has_room(now_s):
-            self.audit_budget.spend(now_s)
-            return Sampled(Choice.SEND_AUDIT, audit=True)
-        return Sampled(Choice.OVER_BUDGET, audit=audit)
+        choice = Choice.KEEP
+        if decision is Decision.UNCERTAIN:
+            choice = self._choose_in_doubt(now_s, offered)
+            if choice is Choice.SEND:
+                self._doubt.spend(now_s)
+        if audit and choice is not Choice.SEND:
+            choice = Choice.OVER_BUDGET
+            if self._audit.has_room(now_s):
+                self._audit.spend(now_s)
+                choice = Choice.SEND_AUDIT
+        if offered is not None and choice in SENT:
+            self._worths.sent(offered.doubt)
+            self._places.sent(offered.place)
+        return Sampled(choice, audit=audit)
+
+    def _choose_in_doubt(self, now_s: float, offered: Offered | None) -> Choice:
+        if offered is not None and self._places.shows_again(offered.place):
+            return Choice.DUPLICATE
+        worth = None if offered is None else self._worths.of(offered.doubt)
+        if not self._doubt.has_room(now_s):
+            return Choice.OVER_BUDGET
+        fullness_ratio = self._doubt.fullness_ratio(now_s)
+        if worth is not None and not self._worths.is_enough(worth, fullness_ratio=fullness_ratio):
+            return Choice.OUTRANKED
+        return Choice.SEND
 
 
 def audit_part(pictures: int, ratio: float) -> int:
