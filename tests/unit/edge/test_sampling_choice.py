@@ -26,7 +26,7 @@ RNG = np.random.default_rng(7)
 def direction(angle: float, *, off: float = 0.0) -> np.ndarray:
     """A unit vector; `off` leans it out of the plane."""
     vector = np.array([np.cos(angle), np.sin(angle), off])
-    return vector / np.linalg.norm(vector)
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def elsewhere(seed: int) -> Place:
