@@ -19,6 +19,7 @@ from typing import Annotated, NoReturn
 import structlog
 import typer
 
+from edge_agent.calibrate_cli import calibrate, with_calibration
 from edge_agent.capture.gate import QualityGate
 from edge_agent.command_line import ConfigOption, SetOption, answered, progress_bar, settings_of
 from edge_agent.composition import Composed, compose, open_store, sole_user
@@ -50,6 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(spool)
+app.command()(calibrate)
 
 
 @app.command()
@@ -75,10 +77,10 @@ def run(
     }
     with answered():
         configure(level=_level(log_level))
-        settings = settings_of(config, set_, flags)
+        settings = with_calibration(settings_of(config, set_, flags))
         stop, changed = threading.Event(), threading.Event()
         _listen_to_signals(stop, changed)
-        code = _run(settings, stop, Written(lambda: settings_of(config, set_, flags), changed))
+        code = _run(settings, stop, Written(lambda: with_calibration(settings_of(config, set_, flags)), changed))
     raise typer.Exit(code)
 
 
@@ -146,7 +148,7 @@ def infer(
     with answered():
         configure(level="warning")
         flags = {"inference.bundle": bundle, "inference.threads": threads, "data_dir": data_dir, "source": source}
-        settings = settings_of(config, set_, flags)
+        settings = with_calibration(settings_of(config, set_, flags))
         if (images is None) == (replay is None):
             raise ConfigurationError("give either --images FOLDER or --replay SLIDE")
     if replay is not None:
@@ -233,7 +235,7 @@ def self_test_(
 def check_config(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Check the configuration and print what would be in force."""
     with answered():
-        typer.echo(effective(settings_of(config, set_, {})), nl=False)
+        typer.echo(effective(with_calibration(settings_of(config, set_, {}))), nl=False)
 
 
 @app.command()

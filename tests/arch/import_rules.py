@@ -55,6 +55,7 @@ PURE = (
     "edge_agent/update/offer.py",
     "edge_agent/update_words.py",
     "edge_agent/wording_out.py",
+    "edge_agent/calibration/rules.py",
     "edge_agent/update/proving.py",
     "edge_agent/update/record.py",
     "edge_agent/update/soak.py",

@@ -1,0 +1,1 @@
+"""Limits of the quality gate learnt from a device's own fields."""

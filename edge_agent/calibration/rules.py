@@ -1,0 +1,170 @@
+"""What a device's good fields say about the limits of the quality gate. Pure.
+
+A limit is put as far beyond the 5th (or 95th) percentile of the fields as that lies from their median: of fields that
+spread like a bell curve about one in two thousand is outside. It is never put where the device's own limits of sense
+forbid it (a focus that no sharp picture has is not learnt).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_agent.capture.gate import AnalysisSummary, FieldMeasurements
+from edge_agent.capture.settings import QualitySettings
+
+LEAST_FIELDS = 10
+LEAST_FOCUS = 0.1
+"""Below it nothing sharp was ever measured: fields 3 um out of focus have at most 0.11."""
+SAME_MAGNIFICATION_RATIO = 1.5
+LOW, MIDDLE, HIGH = 0.05, 0.5, 0.95
+
+
+class CannotCalibrate(ValueError):
+    """The fields do not do for learning limits; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoodField:
+    """A field that a person calls good.
+
+    Attributes:
+        picture: what was measured of it.
+        cells: what the model found.
+        um_per_px: scale, where known.
+    """
+
+    picture: FieldMeasurements
+    cells: AnalysisSummary
+    um_per_px: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One limit.
+
+    Attributes:
+        key: of `QualitySettings`.
+        before, after: the limit in force and the proposed one.
+        low, middle, high: 5th, 50th and 95th percentile of the fields.
+        withheld_before, withheld_after: share of these fields that each would withhold.
+    """
+
+    key: str
+    before: float
+    after: float
+    low: float
+    middle: float
+    high: float
+    withheld_before: float
+    withheld_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How a limit follows from a measurement: `is_floor` for the smallest allowed, bounds for sense."""
+
+    key: str
+    is_floor: bool
+    digits: int
+    smallest: float
+    largest: float
+
+
+_PICTURE = (
+    ("focus", _Rule("focus_min", True, 3, 0.05, 1.0)),
+    ("brightness_level", _Rule("brightness_min_level", True, 0, 20.0, 255.0)),
+    ("brightness_level", _Rule("brightness_max_level", False, 0, 0.0, 253.0)),
+    ("saturated_ratio", _Rule("saturated_max_ratio", False, 3, 0.02, 0.9)),
+    ("cast_level", _Rule("cast_max_level", False, 0, 10.0, 200.0)),
+)
+_DENSITY = _Rule("density_max_ratio", False, 2, 0.2, 2.0)
+_SIZE_PX = (_Rule("red_cell_min_px", True, 1, 5.0, 2000.0), _Rule("red_cell_max_px", False, 1, 5.0, 2000.0))
+_SIZE_UM = (_Rule("red_cell_min_um", True, 2, 3.0, 20.0), _Rule("red_cell_max_um", False, 2, 3.0, 20.0))
+
+
+def propose(fields: Sequence[GoodField], limits: QualitySettings) -> list[Proposal]:
+    """A limit for everything that was measured, in the order of the settings.
+
+    Args:
+        fields: good ones, of one microscope at one magnification.
+        limits: in force.
+
+    Raises:
+        CannotCalibrate: too few, out of focus, or of several magnifications.
+    """
+    if len(fields) < LEAST_FIELDS:
+        raise CannotCalibrate(f"{len(fields)} good fields are too few: at least {LEAST_FIELDS} are needed")
+    focus = float(np.median([field.picture.focus for field in fields]))
+    if focus < LEAST_FOCUS:
+        raise CannotCalibrate(
+            f"the fields are out of focus (median sharpness {focus:.3f}, nothing sharp has less than {LEAST_FOCUS}): "
+            "focus the microscope and calibrate again"
+        )
+    sizes, rules = _red_cells(fields)
+    found = [_proposal(rule, _of_pictures(fields, name), limits) for name, rule in _PICTURE]
+    densities = [density for field in fields if (density := field.cells.density_ratio) is not None]
+    if len(densities) >= LEAST_FIELDS:
+        found.append(_proposal(_DENSITY, densities, limits))
+    if len(sizes) >= LEAST_FIELDS:
+        found += [_proposal(rule, sizes, limits) for rule in rules]
+    return found
+
+
+def limits_of(proposals: Sequence[Proposal]) -> dict[str, float]:
+    """What is kept: key of `QualitySettings` -> limit."""
+    return {proposal.key: proposal.after for proposal in proposals}
+
+
+def calibrated(written: QualitySettings, learnt: Mapping[str, float]) -> QualitySettings:
+    """Learnt limits in the place of defaults; what somebody wrote down stays.
+
+    Args:
+        written: as loaded; what was set explicitly is known to it.
+        learnt: of the calibration in force; a key that this program does not know any more is passed over.
+    """
+    known = {key: value for key, value in learnt.items() if key in QualitySettings.model_fields}
+    given = {key: getattr(written, key) for key in written.model_fields_set}
+    return QualitySettings.model_validate({**known, **given})
+
+
+def _of_pictures(fields: Sequence[GoodField], name: str) -> list[float]:
+    return [float(getattr(field.picture, name)) for field in fields]
+
+
+def _red_cells(fields: Sequence[GoodField]) -> tuple[list[float], tuple[_Rule, _Rule]]:
+    """Diameters in micrometres where the scale is known, else in pixels.
+
+    Raises:
+        CannotCalibrate: of several magnifications or scales.
+    """
+    scales = {field.um_per_px for field in fields}
+    if len(scales) > 1:
+        raise CannotCalibrate("the fields have several scales: calibrate with those of one magnification")
+    sizes = [field.cells.rbc_diameter_px for field in fields if field.cells.rbc_diameter_px is not None]
+    if len(sizes) >= LEAST_FIELDS:
+        small, large = (float(v) for v in np.quantile(sizes, [0.1, 0.9]))
+        if large > small * SAME_MAGNIFICATION_RATIO:
+            raise CannotCalibrate(
+                f"the red cells are {small:.0f} to {large:.0f} pixels wide: the fields are of several magnifications; "
+                "calibrate with those of one"
+            )
+    scale = scales.pop()
+    if scale is None:
+        return sizes, _SIZE_PX
+    return [size * scale for size in sizes], _SIZE_UM
+
+
+def _proposal(rule: _Rule, values: Sequence[float], limits: QualitySettings) -> Proposal:
+    low, middle, high = (float(v) for v in np.quantile(values, [LOW, MIDDLE, HIGH]))
+    beyond = low - (middle - low) if rule.is_floor else high + (high - middle)
+    after = round(min(max(beyond, rule.smallest), rule.largest), rule.digits)
+    before = float(getattr(limits, rule.key))
+
+    def withheld(limit: float) -> float:
+        outside = [value < limit if rule.is_floor else value > limit for value in values]
+        return sum(outside) / len(values)
+
+    return Proposal(rule.key, before, after, low, middle, high, withheld(before), withheld(after))
