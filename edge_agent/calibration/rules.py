@@ -2,7 +2,7 @@
 
 A limit is put as far beyond the 5th (or 95th) percentile of the fields as that lies from their median: of fields that
 spread like a bell curve about one in two thousand is outside. It is never put where the device's own limits of sense
-forbid it (a focus that no sharp picture has is not learnt).
+forbid it (a focus that no sharp picture has is not learnt), nor nearer than patients differ.
 """
 
 from __future__ import annotations
@@ -64,14 +64,26 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How a limit follows from a measurement: `is_floor` for the smallest allowed, bounds for sense."""
+    """How a limit follows from a measurement.
+
+    Attributes:
+        key: of `QualitySettings`.
+        is_floor: whether it is the smallest allowed value, or the largest.
+        digits: it is rounded to so many.
+        smallest, largest: bounds of sense.
+        apart_ratio: so much of the median it stands away from it at least.
+    """
 
     key: str
     is_floor: bool
     digits: int
     smallest: float
     largest: float
+    apart_ratio: float = 0.0
 
+
+_PATIENTS_DIFFER_RATIO = 0.3
+"""The fields are of a few patients: red cells of others are smaller or larger by up to a third, and are no fault."""
 
 _PICTURE = (
     ("focus", _Rule("focus_min", True, 3, 0.05, 1.0)),
@@ -80,9 +92,15 @@ _PICTURE = (
     ("saturated_ratio", _Rule("saturated_max_ratio", False, 3, 0.02, 0.9)),
     ("cast_level", _Rule("cast_max_level", False, 0, 10.0, 200.0)),
 )
-_DENSITY = _Rule("density_max_ratio", False, 2, 0.2, 2.0)
-_SIZE_PX = (_Rule("red_cell_min_px", True, 1, 5.0, 2000.0), _Rule("red_cell_max_px", False, 1, 5.0, 2000.0))
-_SIZE_UM = (_Rule("red_cell_min_um", True, 2, 3.0, 20.0), _Rule("red_cell_max_um", False, 2, 3.0, 20.0))
+_DENSITY = _Rule("density_max_ratio", False, 2, 1.0, 2.0)
+_SIZE_PX = (
+    _Rule("red_cell_min_px", True, 1, 5.0, 2000.0, _PATIENTS_DIFFER_RATIO),
+    _Rule("red_cell_max_px", False, 1, 5.0, 2000.0, _PATIENTS_DIFFER_RATIO),
+)
+_SIZE_UM = (
+    _Rule("red_cell_min_um", True, 2, 3.0, 20.0, _PATIENTS_DIFFER_RATIO),
+    _Rule("red_cell_max_um", False, 2, 3.0, 20.0, _PATIENTS_DIFFER_RATIO),
+)
 
 
 def propose(fields: Sequence[GoodField], limits: QualitySettings) -> list[Proposal]:
@@ -159,7 +177,9 @@ def _red_cells(fields: Sequence[GoodField]) -> tuple[list[float], tuple[_Rule, _
 
 def _proposal(rule: _Rule, values: Sequence[float], limits: QualitySettings) -> Proposal:
     low, middle, high = (float(v) for v in np.quantile(values, [LOW, MIDDLE, HIGH]))
-    beyond = low - (middle - low) if rule.is_floor else high + (high - middle)
+    apart = rule.apart_ratio * middle
+    floor, ceiling = min(low - (middle - low), middle - apart), max(high + (high - middle), middle + apart)
+    beyond = floor if rule.is_floor else ceiling
     after = round(min(max(beyond, rule.smallest), rule.largest), rule.digits)
     before = float(getattr(limits, rule.key))
 

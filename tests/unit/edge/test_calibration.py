@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from edge_agent.calibrate_cli import with_calibration
 from edge_agent.calibration.collecting import Collector
@@ -56,6 +55,8 @@ def test_limits_stand_beyond_what_good_fields_show_and_withhold_none_of_them() -
     assert 0.14 < focus.after < focus.low < focus.middle < focus.high
     assert proposals["red_cell_min_px"].after < proposals["red_cell_min_px"].low
     assert proposals["red_cell_max_px"].after > proposals["red_cell_max_px"].high
+    assert proposals["red_cell_min_px"].after <= 0.7 * 81, "a patient with small red cells is not withheld"
+    assert proposals["red_cell_max_px"].after >= 1.3 * 79
     assert sum(p.withheld_after for p in proposals.values()) <= 2 / 30
     gate = QualityGate(calibrated(QualitySettings(), limits_of(list(proposals.values()))))
     assert gate.judge(replace(fields[0].picture, focus=0.25), fields[0].cells) == ["out_of_focus"], (
