@@ -42,6 +42,7 @@ ALARM_WORDS: dict[str, str] = {
     "rows_set_aside": "Results or pictures could not be sent and were set aside.",
     "settings_refused": "The settings were read again and cannot be used; the old ones stay in force.",
     "slide_target_reached": "The target of white cells is reached.",
+    "store_repaired": "The local store was damaged and was repaired; something of it may be lost.",
     "update_not_saved": "The model update waits for the disk.",
     "update_refused": "A model update was refused; the steps of the update say why.",
 }

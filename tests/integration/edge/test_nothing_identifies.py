@@ -129,7 +129,7 @@ def test_no_specimen_number_name_or_folder_reaches_the_wire(
     token.write_text("device-secret")
     agent = edge(
         f"home of {SPECIMEN}",
-        source={"spec": str(folder), "watch": True, "settle_s": 0},
+        source={"spec": str(folder), "watch": True, "settle_s": 0, "incomplete_s": 0.5},
         device={"id": "bench-1"},
         slide={"name": SPECIMEN, "target_white_cells": 3},
         sampling={"audit_ratio": 1.0},
@@ -138,9 +138,10 @@ def test_no_specimen_number_name_or_folder_reaches_the_wire(
     ).start()
     until(lambda: len(agent.events("field_stored")) == 3, "the pictures are read", agent)
     assert SPECIMEN in agent.log.read_text(), "the local log may name the file: the canary is alive"
-    folder.rename(tmp_path / "taken away")
-    for word in ('"kind":"field"', "frame_dropped_unreadable", "slide_target_reached", "camera_reconnecting"):
+    for word in ('"kind":"field"', "frame_dropped_unreadable", "slide_target_reached"):
         until(lambda word=word: listener.said(word), f"{word} is told", agent)  # type: ignore[misc]
+    folder.rename(tmp_path / "taken away")
+    until(lambda: listener.said("camera_reconnecting"), "the missing folder is told", agent)
     topics = ("/up/birth", "/up/telemetry", "/up/reported", "/up/status")
     until(
         lambda: {t for t in topics for seen, _ in listener.mqtt if seen.endswith(t)} == set(topics), "all told", agent
