@@ -13,7 +13,7 @@ DEPENDS = pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-check test test-core lint check format train infer api openapi bench-edge bench-models images images-check docs-pictures docs-index clean distclean
+.PHONY: help demo demo-check test test-core lint check format train infer api openapi bench-edge bench-spool bench-models images images-check docs-pictures docs-index clean distclean
 
 help: ## this list
 	@echo "Automated Hematology System: research use only"
@@ -94,6 +94,9 @@ $(PEERS_VENV)/.installed: benchmarks/peers/requirements.txt
 	"$(PYTHON)" -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+bench-spool: $(VENV)/.demo-installed ## the start with 50,000 rows waiting, and live fields while they drain; prints
+	$(VENV)/bin/python -m benchmarks.bench_spool
 
 bench-models: $(PEERS_VENV)/.installed ## our detector beside YOLO11n and Faster R-CNN, in an environment of their own; writes docs/benchmarks/models.md
 	PYTHONPATH=. $(PEERS_VENV)/bin/python -m benchmarks.bench_models --write docs/benchmarks/models.md $(BENCH_ARGS)

@@ -35,7 +35,7 @@ from edge_agent.live import LatestField, LinkView, Now
 from edge_agent.problems import Problem as AgentProblem
 from edge_agent.slides.differential import differential, estimate_platelets
 from edge_agent.store.reads_sqlite import Reads
-from edge_agent.store.records import SlideTotals, StoredCell
+from edge_agent.store.records import SlideTotals, StoredCell, Waiting
 from edge_agent.update_words import update_card, update_text
 from edge_agent.uplink.asking import AskState
 from edge_agent.uplink.link import CONNECTED_STATES, LinkState
@@ -156,7 +156,7 @@ class AgentConsole:
             _clock(now.clock),
             _link("Broker", now.broker, advice),
             _link("Cloud", now.cloud, advice),
-            HealthPart("Store", PartState.OK, f"{now.waiting.events} results and {now.waiting.images} pictures wait"),
+            store_part(now.waiting),
         ]
         return Health(alive=not critical, parts=tuple(parts))
 
@@ -225,6 +225,15 @@ class AgentConsole:
             return HealthPart("Disk", PartState.FAULT, text, "Free some disk space; the agent goes on by itself.")
         low = now.free_bytes < 4 * self._settings.store.min_free_bytes
         return HealthPart("Disk", PartState.WARNING if low else PartState.OK, text, "Free some space." if low else "")
+
+
+def store_part(waiting: Waiting) -> HealthPart:
+    """What waits, and what cannot be sent: that stays after the start at which it was told."""
+    text = f"{waiting.events} results and {waiting.images} pictures wait"
+    if not waiting.aside:
+        return HealthPart("Store", PartState.OK, text)
+    what = "`ahs-edge spool ls --aside` says why; everything else is sent all the same."
+    return HealthPart("Store", PartState.WARNING, f"{text}, {waiting.aside} cannot be sent", what)
 
 
 def _cloud(now: Now) -> CloudStatus:

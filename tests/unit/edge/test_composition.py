@@ -10,7 +10,9 @@ import pytest
 
 from edge_agent.capture.source import DroppedFrame, DropReason
 from edge_agent.clock import Clock
-from edge_agent.composition import RESULTS_REJECTED, drop_teller, rejection_teller
+from edge_agent.composition import RESULTS_REJECTED, ROWS_SET_ASIDE, drop_teller, rejection_teller, set_aside_teller
+from edge_agent.console.view import PartState
+from edge_agent.console_state import store_part
 from edge_agent.errors import StoreFull
 from edge_agent.metrics import Metrics
 from edge_agent.problems import Problems
@@ -76,3 +78,15 @@ def test_the_newest_pictures_that_were_sent_are_known_whatever_the_clock_said(st
         (False, 4.0),
         (False, 3.0),
     ]
+
+
+def test_rows_that_cannot_be_sent_are_a_problem_now_and_stay_on_the_health_page(store: Store) -> None:
+    problems = Problems()
+    store.on_set_aside = set_aside_teller(problems)
+    slide = store.open_slide("s", target_white_cells=100, now=START).slide_id
+    store.record_field(new_field(1, slide_id=slide), now=START)
+    assert store_part(store.waiting()).state is PartState.OK
+    store.give_up((SeqRange(boot=1, first=0, last=0),))
+    assert [problem.code for problem in problems.now()] == [ROWS_SET_ASIDE]
+    part = store_part(store.waiting())
+    assert (part.state, "1 cannot be sent" in part.text) == (PartState.WARNING, True)

@@ -20,6 +20,7 @@ from edge_agent.store.database_sqlite import Database
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import Counter
 from edge_agent.store.schema import MIGRATIONS, SCHEMA_VERSION
+from edge_agent.store.spool_rows_sqlite import SpoolRows
 from edge_agent.store.spool_sqlite import Quotas, asides
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from fleet.contract.cells import Decision
@@ -695,5 +696,62 @@ def test_whatever_happens_each_result_is_waiting_or_was_acknowledged(
                 store = Store(folder, AMPLE)
             found = {(row.boot, row.seq) for row in store.take_events(limit=1000)}
             assert found == expected
+    finally:
+        store.close()
+
+
+SPOOL_STEPS = st.lists(
+    st.one_of(
+        st.just(("field", 0)),
+        st.just(("note", 0)),
+        st.tuples(st.just("ack"), st.integers(0, 40)),
+        st.tuples(st.just("reject"), st.integers(0, 40)),
+        st.tuples(st.just("spoil"), st.integers(0, 40)),
+        st.just(("retry", 0)),
+        st.just(("take", 0)),
+        st.just(("reopen", 0)),
+        st.just(("crash", 0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=25)
+@given(SPOOL_STEPS)
+def test_whatever_happens_each_number_is_waiting_sent_refused_given_up_or_set_aside(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("spool")
+    quotas = Quotas(rows=12, image_bytes=1)
+    store = Store(folder, quotas)
+    used = number = 0
+    try:
+        for step, at in steps:
+            waiting = [row.row_id for row in store.take_events(limit=1000)]
+            if step == "field":
+                number += 1
+                store.record_field(new_field(number, slide_id=slide(store), boot=store.boot), now=START)
+            elif step == "note":
+                a_note(store)
+            elif step == "ack":
+                store.acknowledge((SeqRange(boot=store.boot, first=at, last=at + 1),), ())
+            elif step == "reject":
+                store.acknowledge((), (SeqRange(boot=store.boot, first=at, last=at),))
+            elif step == "spoil" and waiting:
+                spoil(store, waiting[at % len(waiting)], b"rubbish")
+            elif step == "retry":
+                with closing(SpoolRows(folder, write=True)) as rows:
+                    rows.retry(None)
+            elif step in ("reopen", "crash"):
+                used += store._numbering.seq
+                store.close() if step == "reopen" else store.database._connection.close()
+                store = Store(folder, quotas)
+            sound = store.take_events(limit=1000)
+            held, counters = store.waiting(), Reads(store.database).counters()
+            ended = sum(
+                counters[name] for name in (Counter.RESULTS_SENT, Counter.RESULTS_REJECTED, Counter.RESULTS_DROPPED)
+            )
+            assert len(sound) == held.events, "what is listed as waiting can be sent"
+            assert held.events + held.aside + ended == used + store._numbering.seq
     finally:
         store.close()
