@@ -159,6 +159,18 @@ class UplinkCore:
     # --- connection -------------------------------------------------------------------------------------------------
 
     def _tick(self, now: Moment) -> list[Action]:
+        return [*self._given_up(now.monotonic_s), *self._ticked(now)]
+
+    def _given_up(self, now_s: float) -> list[Action]:
+        rows = self._flight.hopeless(now_s)
+        if not rows:
+            return []
+        return [
+            GiveUp(ranges_of(rows)),
+            Note(NoteCode.GIVEN_UP, f"{len(rows)} rows, never acknowledged as others were"),
+        ]
+
+    def _ticked(self, now: Moment) -> list[Action]:
         now_s = now.monotonic_s
         if self.state in (LinkState.AWAY, LinkState.REFUSED):
             return self._connect(now) if self._next_try_s is None or now_s >= self._next_try_s else []
@@ -166,11 +178,6 @@ class UplinkCore:
             return self._lost("the broker does not answer", now) if now_s >= self._deadline_s else []
         actions: list[Action] = []
         if self._window(now):
-            if given_up := self._flight.hopeless(now_s):
-                actions += [
-                    GiveUp(ranges_of(given_up)),
-                    Note(NoteCode.GIVEN_UP, f"{len(given_up)} rows, never acknowledged while others were"),
-                ]
             for batch in self._flight.overdue(now_s, narrow=self.state is LinkState.FLOWING):
                 self._probe_s = now_s + self._tuning.probe_s
                 actions += [Note(NoteCode.RESENT, f"{len(batch.rows)} rows"), self._send(batch, now)]

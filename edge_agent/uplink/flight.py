@@ -13,6 +13,10 @@ Key = tuple[int, int]
 """(boot, seq)"""
 
 
+AGAINST_IT = 2
+"""Connections that a row must have ended although others have landed, before it is given up."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Rows that left together.
@@ -32,17 +36,36 @@ class Batch:
     narrowed: bool = False
 
 
+@dataclass(slots=True)
+class _Strikes:
+    """How many connections ended while a row was alone in the air; also, how many after others had landed meanwhile."""
+
+    landed_before: int
+    times: int = 0
+    against_it: int = 0
+
+    def add(self, landed: int) -> None:
+        self.times += 1
+        self.against_it += landed > self.landed_before
+
+
 class Flight:
     """At most `window_batches` batches in the air, each within its limits of rows and bytes, and suspected rows alone.
 
     Every row is in one batch at most; an acknowledged one never flies again. A batch that stays unacknowledged is
     halved, and halved again, so that a row that the cloud cannot take is found and its neighbours land without it.
+    The same for one that the broker cannot take, and answers with the end of the connection: batches become smaller
+    with each connection but the first that ends before anything has landed, down to one row alone.
     """
 
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
         self._batches: list[Batch] = []
         self._landed = 0
+        self._landed_before = 0
+        self._limit_rows = tuning.batch_rows
+        self._barren = 0
+        self._strikes: dict[Key, _Strikes] = {}
         self.cursors: Cursors = START_OF_SPOOL
 
     def __len__(self) -> int:
@@ -52,6 +75,9 @@ class Flight:
         """How many further batches may leave. Suspected rows take nobody's place, unless there are very many."""
         suspects = [batch for batch in self._batches if batch.narrowed and len(batch.rows) == 1]
         flying = len(self._batches) - len(suspects)
+        if self._limit_rows == 1:
+            # One row at a time, or it could not be told which of them ends the connection.
+            return 0 if self._batches else min(window, 1)
         return max(0, window - flying) if len(suspects) <= self._tuning.batch_rows else 0
 
     def load(self, rows: Sequence[SpoolEvent], now_s: float, *, batches: int) -> list[Batch]:
@@ -59,14 +85,21 @@ class Flight:
         flying = {key for batch in self._batches for key in batch.rows}
         packed: list[Batch] = []
         size_bytes = 0
+        # Those that nothing has landed beside yet: first see whether it is the connection.
+        struck = {
+            key
+            for key, found in self._strikes.items()
+            if found.times >= self._tuning.give_up_after_sends and found.landed_before == self._landed
+        }
+        if all((row.boot, row.seq) in struck for row in rows):
+            struck = set()
         for row in rows:
             key = (row.boot, row.seq)
-            if key in flying:
+            if key in flying or key in struck:
                 self._pass(row)
                 continue
             full = not packed or (
-                len(packed[-1].rows) >= self._tuning.batch_rows
-                or size_bytes + len(row.payload) > self._tuning.batch_bytes
+                len(packed[-1].rows) >= self._limit_rows or size_bytes + len(row.payload) > self._tuning.batch_bytes
             )
             if full:
                 if len(packed) == batches:
@@ -126,7 +159,14 @@ class Flight:
             and self._landed > batch.landed_before
         ]
         self._batches = [batch for batch in self._batches if batch not in found]
-        return [key for batch in found for key in batch.rows]
+        struck = [
+            key
+            for key, strikes in self._strikes.items()
+            if strikes.times >= self._tuning.give_up_after_sends and strikes.against_it >= AGAINST_IT
+        ]
+        for key in struck:
+            del self._strikes[key]
+        return [*(key for batch in found for key in batch.rows), *struck]
 
     def hurry(self, now_s: float) -> None:
         """Everything in the air is due now: the receiver has come back."""
@@ -143,6 +183,11 @@ class Flight:
             if any(part.boot == key[0] and part.first <= key[1] <= part.last for part in parts)
         ]
         self._landed += len(landed)
+        if landed:
+            self._barren = 0
+            self._limit_rows = min(self._limit_rows * 2, self._tuning.batch_rows)
+        for key in landed:
+            self._strikes.pop(key, None)
         for batch in self._batches:
             for key in landed:
                 batch.rows.pop(key, None)
@@ -151,6 +196,15 @@ class Flight:
 
     def ground(self) -> None:
         """The connection is gone: everything unacknowledged is read from the spool again."""
+        if self._batches and self._landed == self._landed_before:
+            flying = [key for batch in self._batches for key in batch.rows]
+            if len(flying) == 1:
+                self._strikes.setdefault(flying[0], _Strikes(self._landed)).add(self._landed)
+            # A cable may come out once; the second time in a row it may be something that was sent.
+            self._barren += 1
+            if self._barren > 1:
+                self._limit_rows = max(1, self._limit_rows // 2)
+        self._landed_before = self._landed
         self._batches.clear()
         self.cursors = START_OF_SPOOL
 

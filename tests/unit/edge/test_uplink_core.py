@@ -164,6 +164,38 @@ def test_as_many_such_rows_as_batches_may_fly_hold_nothing_up_either() -> None:
     assert {seq for _, seq in bench.spool} == aside
 
 
+def test_a_row_that_ends_the_connection_each_time_is_found_out_and_the_others_land() -> None:
+    bench = Bench(rows=40, tuning=Tuning(batch_rows=8, window_batches=2, ack_timeout_s=5.0, telemetry_s=1e9))
+    connections = 0
+    while not of(GiveUp, bench.done) and connections < 200:
+        bench.at_s += 61
+        batches = seqs(bench.connect())
+        connections += 1
+        while batches and not any(13 in batch for batch in batches):
+            batches += seqs(bench.ack(*batches.pop(0)))
+        bench.tell(BusFailed(bench.session, "packet too large" if batches else "a cable"))
+        bench.wait(0)
+    assert list(bench.spool) == [(4, 13)]
+    assert of(GiveUp, bench.done) == [GiveUp((SeqRange(boot=4, first=13, last=13),))]
+    assert connections < 40
+
+
+def test_a_network_that_breaks_down_often_makes_no_row_suspect() -> None:
+    bench = Bench(rows=6)
+    for _ in range(30):
+        bench.at_s += 61
+        assert seqs(bench.connect())
+        bench.tell(BusFailed(bench.session, "cable"))
+    for _ in range(3):
+        bench.at_s += 61
+        batches = seqs(bench.connect())
+        while batches:
+            batches += seqs(bench.ack(*batches.pop(0)))
+        bench.tell(BusFailed(bench.session, "cable"))
+    assert of(GiveUp, bench.done) == []
+    assert bench.spool == {}
+
+
 def test_a_result_that_comes_late_flies_before_the_notes_that_still_wait() -> None:
     bench = Bench(rows=12, tuning=Tuning(batch_rows=2, window_batches=2, ack_timeout_s=5.0, telemetry_s=1e9))
     for key, row in bench.spool.items():
