@@ -120,7 +120,8 @@ class SentPlaces:
     """Finds pictures that show what was sent before.
 
     Args:
-        duplicate_above_ratio: a picture that shares more of its area with one of those sent last shows the same.
+        duplicate_above_ratio: a picture that shares more of its area with one of those sent last shows the same; with 1
+            none does.
     """
 
     def __init__(self, duplicate_above_ratio: float) -> None:
@@ -129,7 +130,7 @@ class SentPlaces:
 
     def shows_again(self, place: Place) -> bool:
         """Whether a picture is a near-duplicate."""
-        return any(
+        return self._above_ratio < 1.0 and any(
             overlap_ratio(known, place, peak_above_ratio=MATCHES_ABOVE) > self._above_ratio for known in self._sent
         )
 

@@ -156,7 +156,7 @@ def _agent_settings(options: DemoOptions, source: Sections, device: str) -> Sect
         return _live_settings(source, device, fields_per_s=DEMO_FIELDS_PER_S, slide=f"demo-{device}")
     return {
         **source,
-        "sampling": {"per_hour": 10_000},
+        "sampling": {"per_hour": 10_000, "duplicate_above_ratio": 1.0},
         "slide": {"name": f"demo-{device}", "target_white_cells": 10_000},
         "inference": {"threads": 1},
         "run": {"stop_after_fields": options.fields, "exit_when_drained": True, "drain_timeout_s": 180.0},
@@ -173,7 +173,7 @@ def _live_settings(source: Sections, device: str, *, fields_per_s: float, slide:
         chosen["fields_per_s"] = min(fields_per_s, max(lasting, 0.1))
     return {
         "source": chosen,
-        "sampling": {"per_hour": 10_000},
+        "sampling": {"per_hour": 10_000, "duplicate_above_ratio": 1.0},
         "slide": {"name": slide, "target_white_cells": 10_000},
         "inference": {"threads": 1},
         "update": dict(UPDATE),

@@ -110,6 +110,15 @@ def test_a_picture_that_shows_what_was_sent_is_dropped_and_the_audit_stream_is_n
     assert again == [Choice.SEND_AUDIT] * 3
 
 
+def test_whoever_wants_every_picture_in_doubt_gets_the_same_one_again() -> None:
+    sampler = Sampler(SamplingPolicy(per_hour=1000, audit_ratio=0.0), duplicate_above_ratio=1.0)
+    place = Place(thumbnail(VirtualSlide(SlideSpec(seed=4)).render(x_um=0.0, y_um=0.0).image))
+    said = [
+        sampler.choose(Decision.UNCERTAIN, f"b/1/{n}", float(n), offered(0.5, place=place)).choice for n in range(5)
+    ]
+    assert said == [Choice.SEND] * 5
+
+
 def test_a_day_of_near_identical_fields_sends_one_of_them_and_the_audit_stream() -> None:
     sampler = Sampler(SamplingPolicy(per_hour=60, per_day=600, audit_ratio=0.1))
     view = thumbnail(VirtualSlide(SlideSpec(seed=4)).render(x_um=0.0, y_um=0.0).image)
