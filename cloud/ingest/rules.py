@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,6 +30,8 @@ from fleet.contract.messages import (
 
 KEPT_SESSIONS = 16
 """Ended sessions that are remembered, so that their late messages are known."""
+
+TOO_MANY = f"what follows the first {salvage.MAX_PIECES} pieces of a batch"
 
 Place = tuple[int, int]
 """(boot, seq) of an event."""
@@ -138,6 +140,9 @@ def _saved(topic: str, device: str, payload: bytes, *, retained: bool) -> Parsed
         place = salvage.place_in(item)
         told = () if place is None or place in taken else (place,)
         letters.append(Letter(fault.code, fault.detail, item, told))
+    if pieces.rest:
+        # Nothing is told of it: what is sound in there comes again, in a batch that the device has shortened.
+        letters.append(Letter("too_many", TOO_MANY, pieces.rest))
     if not events and (_places(payload) or not any(letter.places for letter in letters)):
         return None
     sent_at = next((part.sent_at for part in found if part.sent_at is not None), None)
@@ -146,7 +151,9 @@ def _saved(topic: str, device: str, payload: bytes, *, retained: bool) -> Parsed
 
 def _whole_batch(topic: str, device: str, payload: bytes, *, retained: bool) -> Parsed:
     batch, rejected = decode_events(payload, limit_bytes=MAX_MESSAGE_BYTES)
-    letters = [_letter(item) for item in rejected]
+    letters = [_letter(item) for item in rejected[: salvage.MAX_PIECES]]
+    if further := rejected[salvage.MAX_PIECES :]:
+        letters.append(_one_letter(further))
     if batch is None:
         return Parsed(topic, device, "event", retained, letters=tuple(letters))
     if batch.device != device:
@@ -173,8 +180,13 @@ def _foreign_capture(event: Event, device: str) -> str | None:
     return None if capture.device == device else f"the capture {event.capture_id!r} is another device's"
 
 
+def _one_letter(items: Sequence[Rejected]) -> Letter:
+    raw = json.dumps([item.raw for item in items], sort_keys=True).encode()
+    return Letter("too_many", TOO_MANY, raw, _named(items))
+
+
 def _letter(item: Rejected) -> Letter:
-    places = ((item.boot, item.seq),) if item.boot is not None and item.seq is not None else ()
+    places = _named([item])
     return Letter("invalid", item.detail, json.dumps(item.raw, sort_keys=True).encode(), places)
 
 
@@ -189,8 +201,11 @@ def _places(payload: bytes) -> tuple[Place, ...]:
     except (ValueError, RecursionError):
         return ()
     events = document.get("events") if isinstance(document, dict) else None
-    found = [Rejected(raw=item, detail="") for item in events] if isinstance(events, list) else []
-    return tuple((item.boot, item.seq) for item in found if item.boot is not None and item.seq is not None)
+    return _named([Rejected(raw=item, detail="") for item in events] if isinstance(events, list) else [])
+
+
+def _named(items: Iterable[Rejected]) -> tuple[Place, ...]:
+    return tuple((item.boot, item.seq) for item in items if item.boot is not None and item.seq is not None)
 
 
 def ranges(places: Iterable[Place], *, limit: int = 1000) -> list[tuple[SeqRange, ...]]:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 MAX_TRIES = 300
 """Places tried, in one message, at which the next whole event may begin; behind them the rest is one broken piece."""
+MAX_PIECES = 500
+"""As many events as a batch may have; what follows is taken apart no further, whatever it holds."""
+MAX_HEAD_BYTES = 4096
+"""Many times a real envelope; it is read again with each piece."""
 
 _EVENTS = re.compile(r'"events"\s*:\s*\[')
 _NEXT = re.compile(r',\s*(?=\{\s*")')
@@ -29,11 +33,13 @@ class Pieces:
 
     Attributes:
         head: the envelope, a JSON object without its closing brace.
-        items: the events as they came, whole or broken, in order.
+        items: the events as they came, whole or broken, in order; at most `MAX_PIECES`.
+        rest: what follows them, as it came.
     """
 
     head: bytes
     items: tuple[bytes, ...]
+    rest: bytes = b""
 
     def alone(self, item: bytes) -> bytes:
         """One event as a batch of its own, under the same envelope."""
@@ -51,10 +57,12 @@ def split(payload: bytes) -> Pieces | None:
         envelope = json.loads(f"{head}}}")
     except (ValueError, RecursionError):
         return None
-    if not isinstance(envelope, dict) or not envelope:
+    head_bytes = head.encode("utf-8", _ESCAPED)
+    if not isinstance(envelope, dict) or not envelope or len(head_bytes) > MAX_HEAD_BYTES:
         return None
-    items = _items(text, found.end())
-    return Pieces(head.encode("utf-8", _ESCAPED), tuple(item.encode("utf-8", _ESCAPED) for item in items))
+    items, at = _items(text, found.end())
+    pieces = tuple(item.encode("utf-8", _ESCAPED) for item in items)
+    return Pieces(head_bytes, pieces, text[at:].encode("utf-8", _ESCAPED))
 
 
 def place_in(item: bytes) -> tuple[int, int] | None:
@@ -66,13 +74,16 @@ def place_in(item: bytes) -> tuple[int, int] | None:
     return int(found[0][0]), int(found[1][0])
 
 
-def _items(text: str, at: int) -> list[str]:
+def _items(text: str, at: int) -> tuple[list[str], int]:
+    """The pieces, and where what follows them begins."""
     items: list[str] = []
     tries = MAX_TRIES
     while True:
         at = _match_end(_GAP, text, at)
         if at >= len(text) or _END.match(text, at):
-            return items
+            return items, len(text)
+        if len(items) == MAX_PIECES:
+            return items, at
         end = _whole(text, at)
         if end is None:
             end, tries = _next_whole(text, at + 1, tries)

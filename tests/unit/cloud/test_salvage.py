@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cloud.ingest import salvage
 from cloud.ingest.rules import Parsed, parse
+from fleet.contract.messages import EventBatch
 
 DIGEST = "sha256:" + "a1" * 32
 
@@ -93,6 +94,33 @@ def test_a_message_of_nothing_but_beginnings_is_given_up_after_so_many_tries() -
     found = salvage.split(batch(*['{"boot":1,"seq":1,"kind":'] * 5000))
     assert found is not None
     assert len(found.items) == 1
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_message_of_very_many_pieces_makes_no_more_letters_than_a_batch_has_events(sound: bool) -> None:
+    payload = batch(event(1), *["1"] * 20_000)
+    parsed = read(payload if sound else payload + b"}")
+    assert [e.seq for e in parsed.events] == [1]
+    assert len(parsed.letters) in (500, 501)
+    last = parsed.letters[-1]
+    assert last.code == "too_many"
+    assert last.payload.count(b"1") > 19_000, "nothing is thrown away unseen"
+
+
+def test_of_more_events_than_a_batch_may_have_the_first_are_taken_and_the_others_come_again() -> None:
+    parsed = read(batch(*[event(seq) for seq in range(1, 511)]))
+    assert [e.seq for e in parsed.events] == list(range(1, 501))
+    assert [(letter.code, letter.places) for letter in parsed.letters] == [("too_many", ())]
+
+
+def test_the_pieces_are_as_many_as_the_contract_allows_events() -> None:
+    limits = [found.max_length for found in EventBatch.model_fields["events"].metadata if hasattr(found, "max_length")]
+    assert limits == [salvage.MAX_PIECES]
+
+
+def test_an_envelope_that_is_too_long_is_not_read_again_with_each_piece() -> None:
+    payload = batch(event(1), "rubbish").replace(b'"device"', b'"note":"' + b"x" * 5000 + b'","device"')
+    assert read(payload).events == ()
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.data())
