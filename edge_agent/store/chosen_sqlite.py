@@ -21,12 +21,14 @@ def sent_pictures(database: Database, limit: int) -> list[SentPicture]:
     """
     with database.reading() as connection:
         rows = connection.execute(
-            "SELECT sampled, captured_at FROM fields WHERE sampled IN (?, ?)"
+            "SELECT sampled, captured_at, boot IS (SELECT boot FROM fields ORDER BY id DESC LIMIT 1) AS last_run"
+            " FROM fields WHERE sampled IN (?, ?)"
             " AND id > (SELECT COALESCE(MAX(id), 0) FROM fields) - ? ORDER BY id DESC LIMIT ?",
             (Choice.SEND.value, Choice.SEND_AUDIT.value, NEWEST_FIELDS, limit),
         ).fetchall()
-    return [_sent(row["sampled"], row["captured_at"]) for row in rows]
+    return [_sent(row["sampled"], row["captured_at"], last_run=bool(row["last_run"])) for row in rows]
 
 
-def _sent(sampled: str, captured_at: str) -> SentPicture:
-    return SentPicture(sampled == Choice.SEND_AUDIT.value, datetime.fromisoformat(captured_at).astimezone(UTC))
+def _sent(sampled: str, captured_at: str, *, last_run: bool) -> SentPicture:
+    at = datetime.fromisoformat(captured_at).astimezone(UTC)
+    return SentPicture(sampled == Choice.SEND_AUDIT.value, at, last_run)

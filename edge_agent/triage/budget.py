@@ -1,4 +1,4 @@
-"""How many pictures may leave in an hour and in a day, across restarts and wrong clocks. Pure."""
+"""How many pictures may leave in an hour and in a day, across restarts. Pure."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ class SentPicture:
     Attributes:
         audit: whether it was sent from the audit stream's part.
         captured_at: UTC by the workstation's clock of that time, which may have been wrong.
+        last_run: whether the run that chose it is the last one that took a field.
     """
 
     audit: bool
     captured_at: datetime
+    last_run: bool
 
 
 class Budget:
@@ -66,7 +68,9 @@ def spent_before(
     """Monotonic times of what earlier runs sent, so that a restart is no way round the budget.
 
     The age of a picture is known by the wall clock alone. Where that cannot be believed (never set, then or now; moved
-    back since), the picture counts as sent this moment: a wrong clock must not open the budget again.
+    back since), a picture of the last run counts as sent this moment, and one of an earlier run not any more: else what
+    was taken while the clock stood years ahead would count at every start, and a workstation that is switched off each
+    night would never send again.
 
     Args:
         sent: the newest ones, as many as a day allows.
@@ -78,7 +82,8 @@ def spent_before(
     for picture in sent:
         age_s = (now - picture.captured_at).total_seconds()
         believed = clock_set and age_s >= 0 and picture.captured_at >= earliest
-        found.append(now_s - (age_s if believed else 0.0))
+        if believed or picture.last_run:
+            found.append(now_s - (age_s if believed else 0.0))
     return [at_s for at_s in found if at_s > now_s - DAY_S]
 
 

@@ -69,14 +69,17 @@ def test_results_that_the_cloud_refuses_are_a_problem_that_is_seen(store: Store)
     assert "3 results" in problem.text
 
 
-def test_the_newest_pictures_that_were_sent_are_known_whatever_the_clock_said(store: Store) -> None:
-    slide = store.open_slide("s", target_white_cells=100, now=START).slide_id
-    for number, image_bytes in enumerate((None, 10, None, 10, 10)):
-        store.record_field(new_field(number, slide_id=slide, image_bytes=image_bytes), now=START)
-    sent = sent_pictures(store.database, 2)
-    assert [(picture.audit, (picture.captured_at - START).total_seconds()) for picture in sent] == [
-        (False, 4.0),
-        (False, 3.0),
+def test_the_newest_pictures_that_were_sent_are_known_whatever_the_clock_said(tmp_path: Path) -> None:
+    for numbers in ((0, 1, 2, 3), (4,), ()):
+        with closing(Store(tmp_path, Quotas(rows=100, image_bytes=10**6))) as store:
+            slide = store.open_slide("s", target_white_cells=100, now=START).slide_id
+            for number in numbers:
+                image_bytes = None if number in (0, 2) else 10
+                store.record_field(new_field(number, slide_id=slide, image_bytes=image_bytes), now=START)
+            sent = sent_pictures(store.database, 2)
+    assert [(picture.audit, (picture.captured_at - START).total_seconds(), picture.last_run) for picture in sent] == [
+        (False, 4.0, True),
+        (False, 3.0, False),
     ]
 
 

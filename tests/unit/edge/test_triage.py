@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -129,13 +130,15 @@ class Workstation:
             )
 
         sampler, before = Sampler(self.policy, spent_s(audit=False), spent_s(audit=True)), len(self.sent)
+        if fields:
+            self.sent = [replace(picture, last_run=False) for picture in self.sent]
         for _ in range(fields):
             self._number += 1
             self.now += timedelta(seconds=0.1)
             monotonic_s += 0.1
             found = sampler.choose(Decision.UNCERTAIN, f"bench-1/1/{self._number}", monotonic_s)
             if found.send:
-                self.sent.append(SentPicture(found.choice is Choice.SEND_AUDIT, self.now))
+                self.sent.append(SentPicture(found.choice is Choice.SEND_AUDIT, self.now, last_run=True))
         return len(self.sent) - before
 
 
@@ -165,6 +168,19 @@ def test_a_clock_that_was_set_back_does_not_open_the_budget_again(clock: datetim
     assert bench.run(4000, monotonic_s=1.0) == 60
     bench.now = clock
     assert bench.run(1000, monotonic_s=1.0, clock_set=clock_set) == 0
+
+
+@pytest.mark.parametrize("wrong", [START + timedelta(days=3650), datetime(1970, 1, 1, tzinfo=UTC)])
+def test_pictures_taken_under_a_wrong_clock_do_not_close_the_budget_for_ever(wrong: datetime) -> None:
+    bench = Workstation(SamplingPolicy(per_hour=60, per_day=60, audit_ratio=0.1))
+    bench.now = wrong
+    assert bench.run(4000, monotonic_s=1.0, clock_set=wrong > START) == 60
+    sent = []
+    for day in range(3):
+        bench.now = START + timedelta(days=day)
+        bench.run(0, monotonic_s=1.0)  # A run that takes no field is not the last one that did.
+        sent.append(bench.run(1000, monotonic_s=1.0))
+    assert sent == [0, 60, 60]
 
 
 def test_pictures_taken_before_the_clock_was_set_count_as_sent_now() -> None:
