@@ -121,7 +121,8 @@ class Database:
 
     def _check_tables(self, connection: sqlite3.Connection, table: str | None) -> None:
         what = "1" if table is None else f"'{table}'"
-        verdict = connection.execute(f"PRAGMA quick_check({what})").fetchone()[0]
+        # Not the quick one, which does not look whether every row is in its indexes.
+        verdict = connection.execute(f"PRAGMA integrity_check({what})").fetchone()[0]
         if verdict != "ok":
             self._found_sick()
             raise StoreDamaged(self._damaged(str(verdict)))

@@ -111,7 +111,8 @@ def _put_in_place(path: Path) -> Path:
 def _is_sound(path: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+            # Not the quick one, which does not look whether every row is in its indexes.
+            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
     except sqlite3.DatabaseError as exc:
         if _is_about_the_disk(exc):
             raise

@@ -25,6 +25,16 @@ def damage(path: Path, table: str) -> None:
     path.write_bytes(bytes(data))
 
 
+def empty_index(path: Path, index: str) -> None:
+    """The only page of an index is an older one, without its rows: sound for itself, and in contradiction to the table."""
+    page, root = page_of(path, index)
+    data = bytearray(path.read_bytes())
+    at = (root - 1) * page
+    assert data[at] == 0x0A, "the index has more than one page"
+    data[at : at + page] = b"\x0a\0\0\0\0" + page.to_bytes(2, "big") + bytes(page - 7)
+    path.write_bytes(bytes(data))
+
+
 def page_of(path: Path, table: str) -> tuple[int, int]:
     """Size of a page, and the number of the table's first one."""
     with closing(sqlite3.connect(path)) as connection:

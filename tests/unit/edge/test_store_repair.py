@@ -19,7 +19,7 @@ from edge_agent.store.repair_sqlite import Repaired
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from fleet.contract.messages import SeqRange
-from tests.unit.edge.damaged_stores import as_after_a_power_cut, damage, page_of
+from tests.unit.edge.damaged_stores import as_after_a_power_cut, damage, empty_index, page_of
 from tests.unit.edge.edge_builders import START, new_field
 
 AMPLE = Quotas(rows=10_000, image_bytes=100_000_000)
@@ -114,6 +114,34 @@ def test_whatever_pages_are_spoiled_the_agent_starts_and_says_what_is_missing(tm
             sums = connection.execute("SELECT SUM(rows) FROM spool_totals").fetchone()[0] or 0
             assert sums == connection.execute("SELECT COUNT(*) FROM spool").fetchone()[0]
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_rows_that_an_index_has_lost_are_found_beside_the_work_and_wait_again(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT COUNT(*) FROM spool WHERE kind = 'event'").fetchone()[0]
+    empty_index(path, "spool_by_priority")
+    store, repaired = opened(tmp_path)
+    with closing(store):
+        assert repaired is not None
+        assert repaired.lost == {}
+        assert len(store.take_events(limit=10_000)) == rows > 0
+
+
+def test_a_store_whose_index_contradicts_its_table_is_repaired_once_and_not_met_again(tmp_path: Path) -> None:
+    store = Store(tmp_path, AMPLE, first_boot=BOOT)
+    number = store.open_slide("24-0187", target_white_cells=100, now=START).slide_id
+    for n in range(1, 5):
+        store.record_field(new_field(n, slide_id=number, boot=BOOT), now=START)
+    store.close()
+    empty_index(tmp_path / FILE_NAME, "spool_by_priority")
+    everything = (SeqRange(boot=BOOT, first=0, last=100),)
+    with closing(Store(tmp_path, AMPLE)) as store, pytest.raises(StoreDamaged):
+        store.acknowledge(everything, ())
+    with closing(Store(tmp_path, AMPLE)) as store:
+        assert store.repaired is not None
+        store.acknowledge(everything, ())
+        assert store.take_events(limit=100) == []
 
 
 def test_a_stretch_that_cannot_be_read_costs_only_what_stood_there(tmp_path: Path) -> None:
