@@ -288,7 +288,7 @@ class UplinkCore:
         self._read_failures, self._read_again_s = 0, 0.0
         window = self._window(now)
         if not event.rows:
-            self._more = False
+            self._more = self._flight.turn_back()
             return []
         batches = self._flight.load(event.rows, now.monotonic_s, batches=self._flight.room(window))
         if self.state is LinkState.HELD and batches:
@@ -377,6 +377,7 @@ class UplinkCore:
         actions: list[Action] = []
         if landed or rejected:
             actions.append(Acknowledge(ranges_of(landed), ranges_of(rejected)))
+            self._more = self._more or self._flight.turn_back()
             if self.state is LinkState.HELD and self._host is None:
                 actions += self._host_online(now)
         else:

@@ -66,6 +66,7 @@ class Flight:
         self._limit_rows = tuning.batch_rows
         self._barren = 0
         self._strikes: dict[Key, _Strikes] = {}
+        self._passed_over: set[Key] = set()
         self.cursors: Cursors = START_OF_SPOOL
 
     def __len__(self) -> int:
@@ -86,17 +87,14 @@ class Flight:
         packed: list[Batch] = []
         size_bytes = 0
         # Those that nothing has landed beside yet: first see whether it is the connection.
-        struck = {
-            key
-            for key, found in self._strikes.items()
-            if found.times >= self._tuning.give_up_after_sends and found.landed_before == self._landed
-        }
+        struck = self._struck()
         if all((row.boot, row.seq) in struck for row in rows):
             struck = set()
         for row in rows:
             key = (row.boot, row.seq)
             if key in flying or key in struck:
                 self._pass(row)
+                self._passed_over |= {key} & struck
                 continue
             full = not packed or (
                 len(packed[-1].rows) >= self._limit_rows or size_bytes + len(row.payload) > self._tuning.batch_bytes
@@ -111,6 +109,21 @@ class Flight:
             self._pass(row)
         self._batches += packed
         return packed
+
+    def turn_back(self) -> bool:
+        """At the end of the spool, all others landed: whether rows that were passed over may fly now, from its start."""
+        if self._batches or self._passed_over <= self._struck():
+            return False
+        self._passed_over.clear()
+        self.cursors = START_OF_SPOOL
+        return True
+
+    def _struck(self) -> set[Key]:
+        return {
+            key
+            for key, found in self._strikes.items()
+            if found.times >= self._tuning.give_up_after_sends and found.landed_before == self._landed
+        }
 
     def _pass(self, row: SpoolEvent) -> None:
         # One for each priority: a result that comes later must not be behind the notes that have left.
@@ -206,6 +219,7 @@ class Flight:
                 self._limit_rows = max(1, self._limit_rows // 2)
         self._landed_before = self._landed
         self._batches.clear()
+        self._passed_over.clear()
         self.cursors = START_OF_SPOOL
 
 

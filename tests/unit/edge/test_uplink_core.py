@@ -180,6 +180,22 @@ def test_a_row_that_ends_the_connection_each_time_is_found_out_and_the_others_la
     assert connections < 40
 
 
+@pytest.mark.parametrize("failures", [12, 20])
+def test_a_row_that_was_passed_over_is_sent_in_the_connection_in_which_others_land(failures: int) -> None:
+    bench = Bench(rows=6)
+    for _ in range(failures):
+        bench.at_s += 61
+        passed_over = bench.connect()
+        bench.tell(BusFailed(bench.session, "cable"))
+    assert seqs(passed_over) != [[0]]
+    bench.at_s += 61
+    batches = seqs(bench.connect())
+    while batches:
+        batches += seqs(bench.ack(*batches.pop(0)))
+    assert bench.spool == {}
+    assert of(GiveUp, bench.done) == []
+
+
 def test_a_network_that_breaks_down_often_makes_no_row_suspect() -> None:
     bench = Bench(rows=6)
     for _ in range(30):
