@@ -111,7 +111,7 @@ class Flight:
         return packed
 
     def turn_back(self) -> bool:
-        """At the end of the spool, all others landed: whether rows that were passed over may fly now, from its start."""
+        """At the end of the spool, all others landed: whether rows that were passed over may fly now, anew."""
         if self._batches or self._passed_over <= self._struck():
             return False
         self._passed_over.clear()

@@ -26,7 +26,7 @@ def damage(path: Path, table: str) -> None:
 
 
 def empty_index(path: Path, index: str) -> None:
-    """The only page of an index is an older one, without its rows: sound for itself, and in contradiction to the table."""
+    """The only page of an index is one from before its rows: sound for itself, in contradiction to its table."""
     page, root = page_of(path, index)
     data = bytearray(path.read_bytes())
     at = (root - 1) * page
