@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from edge_agent.calibration.collecting import Collected, Collector
 from edge_agent.calibration.rules import CannotCalibrate, Proposal, calibrated, limits_of, propose
 from edge_agent.capture.opening import open_source
+from edge_agent.capture.settings import QualitySettings
 from edge_agent.command_line import ConfigOption, SetOption, answered, progress_bar, settings_of
 from edge_agent.composition import sole_user
 from edge_agent.config import Settings
@@ -26,11 +28,26 @@ AFTERWARDS = "It is in force from the agent's next start on."
 
 
 def with_calibration(settings: Settings) -> Settings:
-    """Settings with the limits that this device has learnt; what is written down explicitly stays as it is."""
+    """Settings with the limits that this device has learnt; what is written down explicitly stays as it is.
+
+    Raises:
+        ConfigurationError: the two together contradict each other.
+    """
     learnt = limits_in_force(settings.data_dir)
     if not learnt:
         return settings
-    return settings.model_copy(update={"quality": calibrated(settings.quality, learnt)})
+    return settings.model_copy(update={"quality": _together(settings, learnt)})
+
+
+def _together(settings: Settings, learnt: Mapping[str, float]) -> QualitySettings:
+    try:
+        return calibrated(settings.quality, learnt)
+    except ValidationError as exc:
+        said = exc.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(
+            f"the configuration and the limits of `ahs-edge calibrate` contradict each other: {said}; change `quality` "
+            "in the configuration, or take the calibration back with `ahs-edge calibrate --undo`"
+        ) from exc
 
 
 def calibrate(
@@ -60,6 +77,7 @@ def calibrate(
         except CannotCalibrate as exc:
             raise ConfigurationError(f"not calibrated: {exc}{_passed_over(found)}") from exc
         _print(proposals, found, settings)
+        _together(settings, limits_of(proposals))
         if not yes and not typer.confirm("Apply these limits?", default=False):
             typer.echo("Nothing was changed.", err=True)
             return

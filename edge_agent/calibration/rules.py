@@ -2,11 +2,13 @@
 
 A limit is put as far beyond the 5th (or 95th) percentile of the fields as that lies from their median: of fields that
 spread like a bell curve about one in two thousand is outside. It is never put where the device's own limits of sense
-forbid it (a focus that no sharp picture has is not learnt), nor nearer than patients differ.
+forbid it (a focus that no sharp picture has is not learnt), nor nearer than patients differ or a steady lamp may move,
+and is rounded away from the fields.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +18,10 @@ from edge_agent.capture.gate import AnalysisSummary, FieldMeasurements
 from edge_agent.capture.settings import QualitySettings
 
 LEAST_FIELDS = 10
-LEAST_FOCUS = 0.1
-"""Below it nothing sharp was ever measured: fields 3 um out of focus have at most 0.11."""
+LEAST_FOCUS = 0.12
+"""Of the median, and of the limit. Fields 3 um out of focus have at most 0.11."""
+MOST_WITHHELD_RATIO = 0.1
+"""A limit that would withhold more of the fields it was learnt from stands where the bounds of sense put it."""
 SAME_MAGNIFICATION_RATIO = 1.5
 LOW, MIDDLE, HIGH = 0.05, 0.5, 0.95
 
@@ -69,7 +73,7 @@ class _Rule:
     Attributes:
         key: of `QualitySettings`.
         is_floor: whether it is the smallest allowed value, or the largest.
-        digits: it is rounded to so many.
+        digits: it is rounded to so many, away from the fields.
         smallest, largest: bounds of sense.
         apart_ratio: so much of the median it stands away from it at least.
     """
@@ -86,11 +90,11 @@ _PATIENTS_DIFFER_RATIO = 0.3
 """The fields are of a few patients: red cells of others are smaller or larger by up to a third, and are no fault."""
 
 _PICTURE = (
-    ("focus", _Rule("focus_min", True, 3, 0.05, 1.0)),
-    ("brightness_level", _Rule("brightness_min_level", True, 0, 20.0, 255.0)),
-    ("brightness_level", _Rule("brightness_max_level", False, 0, 0.0, 253.0)),
-    ("saturated_ratio", _Rule("saturated_max_ratio", False, 3, 0.02, 0.9)),
-    ("cast_level", _Rule("cast_max_level", False, 0, 10.0, 200.0)),
+    ("focus", _Rule("focus_min", True, 3, LEAST_FOCUS, 1.0, 0.1)),
+    ("brightness_level", _Rule("brightness_min_level", True, 0, 20.0, 255.0, 0.05)),
+    ("brightness_level", _Rule("brightness_max_level", False, 0, 0.0, 253.0, 0.05)),
+    ("saturated_ratio", _Rule("saturated_max_ratio", False, 3, 0.02, 0.9, 0.2)),
+    ("cast_level", _Rule("cast_max_level", False, 0, 10.0, 200.0, 0.2)),
 )
 _DENSITY = _Rule("density_max_ratio", False, 2, 1.0, 2.0)
 _SIZE_PX = (
@@ -111,7 +115,8 @@ def propose(fields: Sequence[GoodField], limits: QualitySettings) -> list[Propos
         limits: in force.
 
     Raises:
-        CannotCalibrate: too few, out of focus, or of several magnifications.
+        CannotCalibrate: too few, out of focus, of several magnifications or a wrong scale, or such that a limit would
+            withhold them.
     """
     if len(fields) < LEAST_FIELDS:
         raise CannotCalibrate(f"{len(fields)} good fields are too few: at least {LEAST_FIELDS} are needed")
@@ -128,6 +133,12 @@ def propose(fields: Sequence[GoodField], limits: QualitySettings) -> list[Propos
         found.append(_proposal(_DENSITY, densities, limits))
     if len(sizes) >= LEAST_FIELDS:
         found += [_proposal(rule, sizes, limits) for rule in rules]
+    for proposal in found:
+        if proposal.withheld_after > MOST_WITHHELD_RATIO:
+            raise CannotCalibrate(
+                f"{proposal.key} can be {proposal.after:g} at the outside, which would withhold "
+                f"{proposal.withheld_after:.0%} of these fields: put focus and light right and calibrate again"
+            )
     return found
 
 
@@ -142,6 +153,9 @@ def calibrated(written: QualitySettings, learnt: Mapping[str, float]) -> Quality
     Args:
         written: as loaded; what was set explicitly is known to it.
         learnt: of the calibration in force; a key that this program does not know any more is passed over.
+
+    Raises:
+        ValidationError: the two together leave nothing between a smallest and a largest value.
     """
     known = {key: value for key, value in learnt.items() if key in QualitySettings.model_fields}
     given = {key: getattr(written, key) for key in written.model_fields_set}
@@ -156,7 +170,7 @@ def _red_cells(fields: Sequence[GoodField]) -> tuple[list[float], tuple[_Rule, _
     """Diameters in micrometres where the scale is known, else in pixels.
 
     Raises:
-        CannotCalibrate: of several magnifications or scales.
+        CannotCalibrate: of several magnifications or scales, or of a scale at which they are no red cells.
     """
     scales = {field.um_per_px for field in fields}
     if len(scales) > 1:
@@ -172,7 +186,25 @@ def _red_cells(fields: Sequence[GoodField]) -> tuple[list[float], tuple[_Rule, _
     scale = scales.pop()
     if scale is None:
         return sizes, _SIZE_PX
-    return [size * scale for size in sizes], _SIZE_UM
+    sizes_um = [size * scale for size in sizes]
+    if len(sizes_um) >= LEAST_FIELDS:
+        _expect_red_cells(float(np.median(sizes_um)), scale)
+    return sizes_um, _SIZE_UM
+
+
+def _expect_red_cells(median_um: float, um_per_px: float) -> None:
+    sense = QualitySettings()
+    if not sense.red_cell_min_um <= median_um <= sense.red_cell_max_um:
+        raise CannotCalibrate(
+            f"with um_per_px {um_per_px:g} the red cells are {median_um:.1f} um wide, and those of people are "
+            f"{sense.red_cell_min_um:g} to {sense.red_cell_max_um:g}: um_per_px is wrong; put it right"
+        )
+
+
+def _outwards(limit: float, rule: _Rule) -> float:
+    scale = 10.0**rule.digits
+    steps = math.floor(limit * scale) if rule.is_floor else math.ceil(limit * scale)
+    return round(steps / scale, rule.digits)
 
 
 def _proposal(rule: _Rule, values: Sequence[float], limits: QualitySettings) -> Proposal:
@@ -180,7 +212,7 @@ def _proposal(rule: _Rule, values: Sequence[float], limits: QualitySettings) -> 
     apart = rule.apart_ratio * middle
     floor, ceiling = min(low - (middle - low), middle - apart), max(high + (high - middle), middle + apart)
     beyond = floor if rule.is_floor else ceiling
-    after = round(min(max(beyond, rule.smallest), rule.largest), rule.digits)
+    after = min(max(_outwards(beyond, rule), rule.smallest), rule.largest)
     before = float(getattr(limits, rule.key))
 
     def withheld(limit: float) -> float:

@@ -104,6 +104,19 @@ class QualitySettings(Part):
     red_cell_min_um: float = Field(5.0, gt=0, description="the same in micrometres, where the scale is known")
     red_cell_max_um: float = Field(10.0, gt=0, description="the same in micrometres, where the scale is known")
 
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        for low, high in (
+            ("brightness_min_level", "brightness_max_level"),
+            ("red_cell_min_px", "red_cell_max_px"),
+            ("red_cell_min_um", "red_cell_max_um"),
+        ):
+            if getattr(self, low) >= getattr(self, high):
+                raise ValueError(
+                    f"{low} ({getattr(self, low):g}) must be smaller than {high} ({getattr(self, high):g})"
+                )
+        return self
+
 
 class SimulatedSettings(Part):
     """The simulated microscope. In the source string: `sim:seed=7,fields=40,fields_per_s=2`."""

@@ -78,6 +78,11 @@ def test_red_cells_are_learnt_in_micrometres_where_the_scale_is_known() -> None:
     [
         ([good()] * 9, "too few"),
         ([good(focus=0.05)] * 20, "out of focus"),
+        ([good(focus=0.105)] * 30, "out of focus"),
+        ([good(focus=0.11)] * 12 + [good(focus=0.3)] * 18, "focus_min can be 0.12 at the outside.* 40%"),
+        ([good(level=254.0)] * 20, "brightness_max_level can be 253 at the outside.* 100%"),
+        ([good(um_per_px=0.03)] * 20, "2.4 um wide.*um_per_px is wrong"),
+        ([good(um_per_px=0.2)] * 20, "16.0 um wide.*um_per_px is wrong"),
         ([good(size_px=40.0)] * 10 + [good(size_px=100.0)] * 10, "several magnifications"),
         ([good(um_per_px=0.1)] * 10 + [good(um_per_px=0.2)] * 10, "several scales"),
     ],
@@ -85,6 +90,34 @@ def test_red_cells_are_learnt_in_micrometres_where_the_scale_is_known() -> None:
 def test_fields_that_do_not_do_are_refused_with_the_reason(fields: list[GoodField], why: str) -> None:
     with pytest.raises(CannotCalibrate, match=why):
         propose(fields, QualitySettings())
+
+
+def test_fields_that_are_all_alike_are_not_withheld_by_what_was_learnt_from_them() -> None:
+    picture = FieldMeasurements(640, 480, 0.1996, 180.6, 210.0, 0.0301, 24.3)
+    fields = [replace(good(), picture=picture)] * 30
+    found = {p.key: p for p in propose(fields, QualitySettings())}
+    assert sum(p.withheld_after for p in found.values()) == 0
+    assert found["focus_min"].after == 0.179, "rounded down"
+    assert (found["brightness_min_level"].after, found["brightness_max_level"].after) == (171, 190)
+    assert (found["cast_max_level"].after, found["saturated_max_ratio"].after) == (30, 0.037), "rounded up"
+    gate = QualityGate(calibrated(QualitySettings(), limits_of(list(found.values()))))
+    assert gate.judge(picture, fields[0].cells) == []
+    assert gate.judge(replace(picture, brightness_level=175.0), fields[0].cells) == [], "the lamp may move a little"
+
+
+def test_limits_with_nothing_between_them_are_refused_also_where_one_is_learnt(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="brightness_min_level"):
+        load_settings(overrides={"quality.brightness_min_level": 250.0}, environment={})
+    with pytest.raises(ConfigurationError, match="red_cell_min_um"):
+        load_settings(overrides={"quality.red_cell_min_um": 11.0}, environment={})
+    written = load_settings(
+        overrides={"quality.brightness_min_level": 200.0, "data_dir": str(tmp_path)}, environment={}
+    )
+    assert with_calibration(written) == written
+    with closing(Calibrations(tmp_path, create=True)) as kept:
+        kept.put({"brightness_max_level": 190.0}, {}, made_by="AB", now=START)
+    with pytest.raises(ConfigurationError, match=r"brightness_min_level \(200\).*\(190\).*--undo"):
+        with_calibration(written)
 
 
 def test_what_somebody_wrote_down_goes_before_what_was_learnt_and_that_before_defaults() -> None:
