@@ -95,6 +95,7 @@ def measure(engine: BundleEngine, folder: Path, fields: int) -> Compared:
             )
             if not store.record_field(record, now=now.utc):
                 raise RuntimeError(f"{frame.source_ref} was stored before: the two ways did not read the same files")
+            sampler.stored()
 
         return in_turns(fields, bare, full, warm_up=WARM_UP)
 

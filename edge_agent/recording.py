@@ -220,6 +220,8 @@ class RecordLoop:
             return
         # From here on nothing may bring the frame back: a live field has no name by which it would be known again.
         self._held = None
+        if stored:
+            self._sampler.stored()
         if record.result.decision is Decision.WITHHELD:
             self._outcomes.withheld(frame, record.result.reasons, judged.focus)
         else:

@@ -90,9 +90,12 @@ class Sampler:
         self._doubt = Budget(per_hour=policy.per_hour - of_hour, per_day=per_day - of_day, spent_s=doubt_sent_s)
         self._worths = Worths()
         self._places = SentPlaces(duplicate_above_ratio)
+        self._last: tuple[Choice, float, Offered | None] | None = None
 
     def choose(self, decision: Decision, capture_id: str, now_s: float, offered: Offered | None = None) -> Sampled:
-        """Decides for one field and remembers it.
+        """Decides for one field; it counts against the budgets once it was `stored`, and is forgotten with the next.
+
+        A field that could not be stored is offered again: it is neither a copy of itself nor paid for twice.
 
         Args:
             decision: of triage.
@@ -100,22 +103,32 @@ class Sampler:
             now_s: monotonic.
             offered: of a field in doubt.
         """
+        found = self._decided(decision, capture_id, now_s, offered)
+        self._last = (found.choice, now_s, offered)
+        return found
+
+    def stored(self) -> None:
+        """The field that was chosen last is in the store."""
+        if self._last is None:
+            return
+        choice, at_s, offered = self._last
+        self._last = None
+        if choice not in SENT:
+            return
+        (self._doubt if choice is Choice.SEND else self._audit).spend(at_s)
+        if offered is not None:
+            self._worths.sent(offered.doubt)
+            self._places.sent(offered.place)
+
+    def _decided(self, decision: Decision, capture_id: str, now_s: float, offered: Offered | None) -> Sampled:
         if decision is Decision.WITHHELD:
             return Sampled(Choice.KEEP, audit=False)
         audit = in_audit_stream(capture_id, self._ratio)
         choice = Choice.KEEP
         if decision is Decision.UNCERTAIN:
             choice = self._choose_in_doubt(now_s, offered)
-            if choice is Choice.SEND:
-                self._doubt.spend(now_s)
         if audit and choice is not Choice.SEND:
-            choice = Choice.OVER_BUDGET
-            if self._audit.has_room(now_s):
-                self._audit.spend(now_s)
-                choice = Choice.SEND_AUDIT
-        if offered is not None and choice in SENT:
-            self._worths.sent(offered.doubt)
-            self._places.sent(offered.place)
+            choice = Choice.SEND_AUDIT if self._audit.has_room(now_s) else Choice.OVER_BUDGET
         return Sampled(choice, audit=audit)
 
     def _choose_in_doubt(self, now_s: float, offered: Offered | None) -> Choice:

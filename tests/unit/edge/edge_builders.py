@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from edge_agent import wire
 from edge_agent.moment import Moment
 from edge_agent.store.records import NewField, NewImage
-from edge_agent.triage.sampling import Choice
+from edge_agent.triage.sampling import Choice, Offered, Sampled, Sampler
 from fleet.contract.base import CaptureId
 from fleet.contract.cells import Decision, ModelRef
 from fleet.contract.http import OpinionContext
@@ -108,3 +108,12 @@ def new_field(
         crops={index: b"jpeg" for index, c in enumerate(cells) if c.cls is CellClass.WBC},
         image=image,
     )
+
+
+def choose_and_store(
+    sampler: Sampler, decision: Decision, capture_id: str, now_s: float, offered: Offered | None = None
+) -> Sampled:
+    """As the recorder does with a field that could be stored."""
+    found = sampler.choose(decision, capture_id, now_s, offered)
+    sampler.stored()
+    return found

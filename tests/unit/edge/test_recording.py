@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -48,7 +49,8 @@ class PlainReader:
         if decision is None:
             raise InferenceError("no")
         field = new_field(capture.frame, slide_id=slide, boot=capture.boot, replayable=False, decision=decision)
-        return field, SimpleNamespace(focus=0.1)
+        sampled = cast(Sampler, more["sampler"]).choose(decision, str(capture), 0.0)
+        return replace(field, sampled=sampled.choice), SimpleNamespace(focus=0.1)
 
 
 class Told:
@@ -194,3 +196,23 @@ def test_a_slide_closed_while_a_field_is_read_keeps_its_result(store: Store, mon
     loop.run(threading.Event())
     slides = Reads(store.database).slides()
     assert [(slide.name, slide.fields) for slide in slides] == [("s", 1), ("s-2", 1)]
+
+
+def test_a_picture_in_doubt_that_falls_between_two_slides_is_chosen_and_paid_for_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, _ = recorder(store, 2, lambda: None, decisions=[Decision.UNCERTAIN] * 3)
+    free_bytes, calls = store.database.free_bytes, []
+
+    def closing_meanwhile() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            with store.database.transaction() as connection:
+                connection.execute("UPDATE slides SET closed_at = '2026-03-01T08:00:00Z' WHERE id = ?", (1,))
+        return free_bytes()
+
+    monkeypatch.setattr(store.database, "free_bytes", closing_meanwhile)
+    loop.run(threading.Event())
+    with store.database.reading() as connection:
+        rows = connection.execute("SELECT slide_id, sampled FROM fields ORDER BY id").fetchall()
+    assert [tuple(row) for row in rows] == [(2, "send"), (2, "over_budget")]

@@ -17,7 +17,7 @@ from fleet.contract.messages import SamplingPolicy
 from models.bundle.manifest import CellClass
 from models.runtime.results import CellType
 from models.synthetic import SlideSpec, VirtualSlide
-from tests.unit.edge.edge_builders import analysis, cell, named
+from tests.unit.edge.edge_builders import analysis, cell, choose_and_store, named
 
 POLICY = TriagePolicy()
 RNG = np.random.default_rng(7)
@@ -71,7 +71,7 @@ def test_a_cell_like_those_that_were_sent_is_worth_less_than_a_new_kind() -> Non
 def test_while_half_of_the_budget_is_free_everything_in_doubt_is_sent() -> None:
     sampler = Sampler(SamplingPolicy(per_hour=100, audit_ratio=0.0))
     choices = [
-        sampler.choose(Decision.UNCERTAIN, f"b/1/{n}", float(n), offered(0.1, place=elsewhere(n))).choice
+        choose_and_store(sampler, Decision.UNCERTAIN, f"b/1/{n}", float(n), offered(0.1, place=elsewhere(n))).choice
         for n in range(50)
     ]
     assert set(choices) == {Choice.SEND}
@@ -84,7 +84,7 @@ def test_the_second_half_of_the_budget_goes_to_the_better_ones() -> None:
         worth = float(RNG.uniform(0.05, 1.0))
         # Each is of a kind of its own, so that uncertainty alone decides.
         doubt = Doubt(worth, (np.eye(200)[n],))
-        found = sampler.choose(Decision.UNCERTAIN, f"b/1/{n}", n * 1.0, Offered(doubt, elsewhere(n)))
+        found = choose_and_store(sampler, Decision.UNCERTAIN, f"b/1/{n}", n * 1.0, Offered(doubt, elsewhere(n)))
         if found.send:
             sent.append((n, worth))
     first, second = [w for _, w in sent[:30]], [w for _, w in sent[30:]]
@@ -98,23 +98,34 @@ def test_a_picture_that_shows_what_was_sent_is_dropped_and_the_audit_stream_is_n
     places = [Place(thumbnail(slide.render(x_um=x, y_um=0.0).image)) for x in (0.0, 5.0, 15.0, 60.0)]
     sampler = Sampler(SamplingPolicy(per_hour=1000, audit_ratio=0.0))
     said = [
-        sampler.choose(Decision.UNCERTAIN, f"b/1/{n}", float(n), offered(0.5, float(n), place=place)).choice
+        choose_and_store(sampler, Decision.UNCERTAIN, f"b/1/{n}", float(n), offered(0.5, float(n), place=place)).choice
         for n, place in enumerate(places)
     ]
     assert said == [Choice.SEND, Choice.DUPLICATE, Choice.DUPLICATE, Choice.SEND]
     all_audit = Sampler(SamplingPolicy(per_hour=1000, audit_ratio=1.0))
     again = [
-        all_audit.choose(Decision.UNCERTAIN, f"b/1/{n}", float(n), offered(0.5, place=places[0])).choice
+        choose_and_store(all_audit, Decision.UNCERTAIN, f"b/1/{n}", float(n), offered(0.5, place=places[0])).choice
         for n in range(3)
     ]
     assert again == [Choice.SEND_AUDIT] * 3
+
+
+def test_a_picture_that_could_not_be_stored_is_chosen_again_and_paid_for_once() -> None:
+    sampler = Sampler(SamplingPolicy(per_hour=2, audit_ratio=0.0))
+    said = [sampler.choose(Decision.UNCERTAIN, "b/1/1", 0.0, offered(0.5, place=elsewhere(1))).choice for _ in range(5)]
+    assert said == [Choice.SEND] * 5
+    sampler.stored()
+    sampler.stored()
+    again = [choose_and_store(sampler, Decision.UNCERTAIN, f"b/1/{n}", 1.0).choice for n in (2, 3)]
+    assert again == [Choice.SEND, Choice.OVER_BUDGET]
 
 
 def test_whoever_wants_every_picture_in_doubt_gets_the_same_one_again() -> None:
     sampler = Sampler(SamplingPolicy(per_hour=1000, audit_ratio=0.0), duplicate_above_ratio=1.0)
     place = Place(thumbnail(VirtualSlide(SlideSpec(seed=4)).render(x_um=0.0, y_um=0.0).image))
     said = [
-        sampler.choose(Decision.UNCERTAIN, f"b/1/{n}", float(n), offered(0.5, place=place)).choice for n in range(5)
+        choose_and_store(sampler, Decision.UNCERTAIN, f"b/1/{n}", float(n), offered(0.5, place=place)).choice
+        for n in range(5)
     ]
     assert said == [Choice.SEND] * 5
 
@@ -124,7 +135,9 @@ def test_a_day_of_near_identical_fields_sends_one_of_them_and_the_audit_stream()
     view = thumbnail(VirtualSlide(SlideSpec(seed=4)).render(x_um=0.0, y_um=0.0).image)
     noise = RNG.normal(0.0, 0.3, (8, 48, 64)).astype(np.float32)
     choices = [
-        sampler.choose(Decision.UNCERTAIN, f"b/1/{n}", n * 28.8, offered(0.5, place=Place(view + noise[n % 8]))).choice
+        choose_and_store(
+            sampler, Decision.UNCERTAIN, f"b/1/{n}", n * 28.8, offered(0.5, place=Place(view + noise[n % 8]))
+        ).choice
         for n in range(600)
     ]
     assert choices.count(Choice.SEND) == 1
@@ -149,7 +162,9 @@ def test_whatever_is_offered_the_budgets_hold_and_the_audit_stream_is_the_same(
     for number, (uncertainty, angle, where, wait_s) in enumerate(fields):
         now_s += wait_s
         name = f"b/1/{number}"
-        found = sampler.choose(Decision.UNCERTAIN, name, now_s, offered(uncertainty, angle, place=elsewhere(where)))
+        found = choose_and_store(
+            sampler, Decision.UNCERTAIN, name, now_s, offered(uncertainty, angle, place=elsewhere(where))
+        )
         assert found.audit is in_audit_stream(name, 0.2)
         if found.send:
             sent.append(now_s)

@@ -16,7 +16,7 @@ from fleet.contract.cells import Decision
 from fleet.contract.messages import SamplingPolicy
 from models.bundle.manifest import CellClass
 from models.runtime.results import Detection
-from tests.unit.edge.edge_builders import ORDINARY, START, analysis, cell, named
+from tests.unit.edge.edge_builders import ORDINARY, START, analysis, cell, choose_and_store, named
 
 POLICY = TriagePolicy()
 
@@ -84,7 +84,7 @@ def test_never_more_than_the_budgets_leave_within_any_hour_or_day(
     now_s, sent = 0.0, []
     for number, (decision, wait_s) in enumerate(fields):
         now_s += wait_s
-        found = sampler.choose(decision, f"bench-1/1/{number}", now_s)
+        found = choose_and_store(sampler, decision, f"bench-1/1/{number}", now_s)
         if found.send:
             sent.append(now_s)
             assert decision is not Decision.WITHHELD
@@ -95,7 +95,7 @@ def test_never_more_than_the_budgets_leave_within_any_hour_or_day(
 
 def test_doubt_cannot_crowd_out_the_audit_stream() -> None:
     sampler = Sampler(SamplingPolicy(per_hour=10, audit_ratio=0.1))
-    choices = [sampler.choose(Decision.UNCERTAIN, f"bench-1/1/{n}", float(n)).choice for n in range(200)]
+    choices = [choose_and_store(sampler, Decision.UNCERTAIN, f"bench-1/1/{n}", float(n)).choice for n in range(200)]
     assert choices.count(Choice.SEND) == 9
     assert choices.count(Choice.SEND_AUDIT) == 1
     assert choices.count(Choice.OVER_BUDGET) == 190
@@ -103,8 +103,8 @@ def test_doubt_cannot_crowd_out_the_audit_stream() -> None:
 
 def test_what_an_earlier_run_sent_counts_against_the_hour() -> None:
     sampler = Sampler(SamplingPolicy(per_hour=2, audit_ratio=0.0), [-10.0, -20.0])
-    assert sampler.choose(Decision.UNCERTAIN, "bench-1/2/1", 0.0).choice is Choice.OVER_BUDGET
-    assert sampler.choose(Decision.UNCERTAIN, "bench-1/2/2", 3581.0).choice is Choice.SEND
+    assert choose_and_store(sampler, Decision.UNCERTAIN, "bench-1/2/1", 0.0).choice is Choice.OVER_BUDGET
+    assert choose_and_store(sampler, Decision.UNCERTAIN, "bench-1/2/2", 3581.0).choice is Choice.SEND
 
 
 class Workstation:
@@ -136,7 +136,7 @@ class Workstation:
             self._number += 1
             self.now += timedelta(seconds=0.1)
             monotonic_s += 0.1
-            found = sampler.choose(Decision.UNCERTAIN, f"bench-1/1/{self._number}", monotonic_s)
+            found = choose_and_store(sampler, Decision.UNCERTAIN, f"bench-1/1/{self._number}", monotonic_s)
             if found.send:
                 self.sent.append(SentPicture(found.choice is Choice.SEND_AUDIT, self.now, last_run=True))
         return len(self.sent) - before
