@@ -33,7 +33,11 @@ def with_calibration(settings: Settings) -> Settings:
     Raises:
         ConfigurationError: the two together contradict each other.
     """
-    learnt = limits_in_force(settings.data_dir)
+    return with_limits(settings, limits_in_force(settings.data_dir))
+
+
+def with_limits(settings: Settings, learnt: Mapping[str, float]) -> Settings:
+    """The same, of limits that were read before."""
     if not learnt:
         return settings
     return settings.model_copy(update={"quality": _together(settings, learnt)})

@@ -19,10 +19,10 @@ from typing import Annotated, NoReturn
 import structlog
 import typer
 
-from edge_agent.calibrate_cli import calibrate, with_calibration
+from edge_agent.calibrate_cli import calibrate, with_calibration, with_limits
 from edge_agent.capture.gate import QualityGate
 from edge_agent.command_line import ConfigOption, SetOption, answered, progress_bar, settings_of
-from edge_agent.composition import Composed, compose, open_store, sole_user
+from edge_agent.composition import Composed, compose, open_calibrated, sole_user
 from edge_agent.config import Settings, effective
 from edge_agent.console.server import ConsoleServer, read_token
 from edge_agent.errors import ConfigurationError
@@ -77,10 +77,10 @@ def run(
     }
     with answered():
         configure(level=_level(log_level))
-        settings = with_calibration(settings_of(config, set_, flags))
-        stop, changed = threading.Event(), threading.Event()
-        _listen_to_signals(stop, changed)
-        code = _run(settings, stop, Written(lambda: with_calibration(settings_of(config, set_, flags)), changed))
+        written = Written(lambda: settings_of(config, set_, flags), threading.Event())
+        settings, stop = written.read(), threading.Event()
+        _listen_to_signals(stop, written.changed)
+        code = _run(settings, stop, written)
     raise typer.Exit(code)
 
 
@@ -90,9 +90,12 @@ def _run(settings: Settings, stop: threading.Event, written: Written) -> ExitCod
         engine = start.engine if start is not None else _engine(settings)
         switch = Switch(engine)
         stack.callback(switch.close)
-        store = open_store(settings)
+        store, learnt = open_calibrated(settings)
         stack.callback(store.close)
-        composed = compose(settings, switch, store, start=start, written=written)
+        settings = with_limits(settings, learnt)
+        # A calibration is in force from the start on: reading the settings again asks nothing of the store.
+        again = Written(lambda: with_limits(written.read(), learnt), written.changed)
+        composed = compose(settings, switch, store, start=start, written=again)
         stack.enter_context(_console(settings, composed))
         log.info(
             "agent_started",

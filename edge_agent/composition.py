@@ -24,7 +24,7 @@ from edge_agent.clock import EARLIEST, Clock
 from edge_agent.config import Settings
 from edge_agent.console_state import AgentConsole
 from edge_agent.daemon import Agent, Parts, alarms_into, gauges_of, new_frames_queue
-from edge_agent.errors import ConfigurationError, DeviceFault
+from edge_agent.errors import ConfigurationError, DeviceFault, StoreDamaged
 from edge_agent.inference.switch import Switch
 from edge_agent.live import LiveState
 from edge_agent.live_fields import LiveFields
@@ -34,6 +34,7 @@ from edge_agent.reading import FieldReader
 from edge_agent.recording import RecordLoop, SourceName
 from edge_agent.reloading import Reloader, Written
 from edge_agent.reporting import Reporter
+from edge_agent.store.calibrations_sqlite import limits_in
 from edge_agent.store.chosen_sqlite import sent_pictures
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.repair_sqlite import Repaired
@@ -103,6 +104,26 @@ def sole_user(folder: Path) -> Iterator[None]:
 def open_store(settings: Settings) -> Store:
     """The store of the data folder."""
     return Store(settings.data_dir, quotas_of(settings))
+
+
+def open_calibrated(settings: Settings) -> tuple[Store, dict[str, float]]:
+    """The store of the data folder, and the limits that this device has learnt; both are needed to begin.
+
+    Limits that cannot be read are damage that no check has met: the store is opened again, which repairs it.
+    """
+    store = open_store(settings)
+    try:
+        return _with_limits(store)
+    except StoreDamaged:
+        return _with_limits(open_store(settings))
+
+
+def _with_limits(store: Store) -> tuple[Store, dict[str, float]]:
+    try:
+        return store, limits_in(store.database)
+    except BaseException:
+        store.close()
+        raise
 
 
 def quotas_of(settings: Settings) -> Quotas:

@@ -99,12 +99,18 @@ def limits_in_force(folder: Path) -> dict[str, float]:
     file = folder / FILE_NAME
     if not file.is_file() or _version(file) < FIRST_VERSION:
         return {}
-    database = Database(file, beside=True)
-    try:
-        with database.reading() as connection:
-            found = _active(connection)
-    finally:
-        database.close()
+    with closing(Database(file, beside=True)) as database:
+        return limits_in(database)
+
+
+def limits_in(database: Database) -> dict[str, float]:
+    """The same, of a store that is open.
+
+    Raises:
+        StoreFault, StoreDamaged: they cannot be read.
+    """
+    with database.reading() as connection:
+        found = _active(connection)
     return {} if found is None else found.limits
 
 

@@ -212,7 +212,7 @@ def _by_rowid(old: sqlite3.Connection, table: str, names: str) -> Iterator[tuple
     last = _last_rowid(old, table)
     after = -1
     while True:
-        rows, whole = _as_far_as_it_goes(old, query, (after,))
+        rows, whole = _rising(old, query, after)
         for row in rows:
             yield row[1:]
         if rows:
@@ -226,6 +226,17 @@ def _by_rowid(old: sqlite3.Connection, table: str, names: str) -> Iterator[tuple
             after = further
 
 
+def _rising(old: sqlite3.Connection, query: str, after: int) -> tuple[list[tuple[object, ...]], bool]:
+    """Rows as long as their numbers rise: on a spoiled page they go back, and would be read again without end."""
+    rows, whole = _as_far_as_it_goes(old, query, (after,))
+    for at, row in enumerate(rows):
+        number = int(str(row[0]))
+        if number <= after:
+            return rows[:at], False
+        after = number
+    return rows, whole
+
+
 def _next_readable(old: sqlite3.Connection, query: str, after: int, last: int) -> int | None:
     """The smallest number found behind which a row can be read: by doubling steps, then between the last two."""
     low, step = after, 1
@@ -233,13 +244,13 @@ def _next_readable(old: sqlite3.Connection, query: str, after: int, last: int) -
         high = after + step
         if high >= last:
             return None
-        rows, _ = _as_far_as_it_goes(old, query, (high,))
+        rows, _ = _rising(old, query, high)
         if rows:
             break
         low, step = high, step * 2
     while high - low > 1:
         middle = (low + high) // 2
-        rows, _ = _as_far_as_it_goes(old, query, (middle,))
+        rows, _ = _rising(old, query, middle)
         low, high = (low, middle) if rows else (middle, high)
     return high
 

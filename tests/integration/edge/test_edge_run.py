@@ -9,12 +9,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
+from edge_agent.store.calibrations_sqlite import Calibrations
+from edge_agent.store.store_sqlite import FILE_NAME
 from tests.integration.edge.conftest import EdgeProcess, run_edge
+from tests.unit.edge.damaged_stores import damage
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +135,47 @@ def test_an_absent_share_half_a_picture_an_idle_folder_and_a_hangup_end_nothing(
     assert agent.stop() == 0
     (field,) = agent.report().fields
     assert field.source_ref.endswith("/a.png")
+
+
+@pytest.fixture
+def calibrated(edge: Make, disc_pictures: Pictures) -> EdgeProcess:
+    """An agent that watches a folder, has run, and has learnt a limit since."""
+    agent = edge(source={"spec": str(disc_pictures(2)), "watch": True, "settle_s": 0, "poll_s": 0.1})
+    agent.start().wait_for("field_stored", count=2)
+    assert agent.stop() == 0
+    with closing(Calibrations(agent.folder / "data")) as kept:
+        kept.put({"focus_min": 0.0123}, {}, made_by="AB", now=datetime.now(UTC))
+    return agent
+
+
+def spoil(agent: EdgeProcess, what: str) -> None:
+    path = agent.folder / "data" / FILE_NAME
+    if what != "schema":
+        damage(path, what)
+        return
+    data = bytearray(path.read_bytes())
+    data[100:400] = bytes(300)
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(("what", "fields"), [("calibrations", 2), ("schema", 0)])
+def test_damage_under_what_is_read_first_is_repaired_and_the_agent_runs(
+    calibrated: EdgeProcess, what: str, fields: int
+) -> None:
+    spoil(calibrated, what)
+    calibrated.start().wait_for("agent_started", count=2)
+    (said,) = calibrated.events("store_repaired")
+    assert said["saved"]["fields"] == fields
+    assert calibrated.stop() == 0
+
+
+def test_a_hangup_asks_nothing_of_the_store_and_a_calibration_holds_until_the_restart(calibrated: EdgeProcess) -> None:
+    calibrated.start().wait_for("agent_started", count=2)
+    spoil(calibrated, "calibrations")
+    calibrated.process.send_signal(signal.SIGHUP)
+    (said,) = calibrated.wait_for("settings_reread")
+    assert (said["applied"], said["restart"]) == ([], [])
+    assert calibrated.stop() == 0
 
 
 def test_a_second_agent_is_kept_off_the_same_data_folder(edge: Make, disc_pictures: Pictures) -> None:
