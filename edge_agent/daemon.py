@@ -165,6 +165,8 @@ class Agent:
         try:
             self._parts.recorder.close_slide()
             return self._parts.store.waiting()
+        except StoreDamaged:
+            raise
         except DeviceFault as exc:
             log.error("slide_not_closed", error=str(exc))
             return None
@@ -182,6 +184,8 @@ class Agent:
             parts.metrics.disk_free_bytes.set(free := parts.store.database.free_bytes())
             for name, value in self._reads.counters().items():
                 parts.metrics.lasting.labels(name.value).set(value)
+        except StoreDamaged:
+            raise
         except DeviceFault as exc:
             log.error("store_not_read", error=str(exc))
             waiting, free = parts.live.get().waiting, 0

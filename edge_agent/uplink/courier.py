@@ -8,7 +8,7 @@ from datetime import timedelta
 import structlog
 
 from edge_agent.clock import Clock
-from edge_agent.errors import DeviceFault, LinkDown, PeerRejected
+from edge_agent.errors import DeviceFault, LinkDown, PeerRejected, StoreDamaged
 from edge_agent.metrics import Metrics
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import SpoolImage
@@ -104,6 +104,8 @@ class Courier:
         except PeerRejected as exc:
             self._refused(exc)
             return False
+        except StoreDamaged:
+            raise
         except DeviceFault as exc:
             # The picture is still in the spool; the cloud will say the same again.
             log.error("opinion_not_stored", error=str(exc))

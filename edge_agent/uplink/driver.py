@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from edge_agent.clock import Clock
-from edge_agent.errors import DeviceFault
+from edge_agent.errors import DeviceFault, StoreDamaged
 from edge_agent.metrics import Metrics
 from edge_agent.store.records import Counter
 from edge_agent.store.store_sqlite import Store
@@ -201,6 +201,8 @@ class UplinkDriver:
     def _rows(self, action: TakeRows) -> RowsTaken | RowsFailed:
         try:
             return RowsTaken(tuple(self._store.take_events(after=action.after, limit=action.limit)))
+        except StoreDamaged:
+            raise
         except DeviceFault as exc:
             # Not the same as "no rows": taken for that, what waits would stay until the next result or connection.
             return RowsFailed(str(exc))
@@ -208,6 +210,8 @@ class UplinkDriver:
     def _give_up(self, action: GiveUp) -> None:
         try:
             self._store.give_up(action.ranges)
+        except StoreDamaged:
+            raise
         except DeviceFault as exc:
             # Read again with the next connection, and found out again.
             log.error("row_not_set_aside", error=str(exc))
@@ -215,6 +219,8 @@ class UplinkDriver:
     def _announce(self, message: OpinionReady) -> None:
         try:
             fetch = self._store.announce(message, now=self._clock.now().utc)
+        except StoreDamaged:
+            raise
         except DeviceFault as exc:
             # Nothing is lost: the whole opinion is fetched by HTTP, now or by the next catch-up.
             log.error("opinion_not_stored", opinion=message.opinion, error=str(exc))
@@ -229,6 +235,8 @@ class UplinkDriver:
                 self._unsaved.popleft()
             if force or time.monotonic() >= self._flush_at_s:
                 self._flush_bytes()
+        except StoreDamaged:
+            raise
         except DeviceFault as exc:
             log.error("acknowledgement_not_stored", error=str(exc), waiting=len(self._unsaved))
 
@@ -238,5 +246,7 @@ class UplinkDriver:
             try:
                 self._store.count(Counter.MQTT_BYTES, self._bytes)
                 self._bytes = 0
+            except StoreDamaged:
+                raise
             except DeviceFault as exc:
                 log.error("bytes_not_counted", error=str(exc))

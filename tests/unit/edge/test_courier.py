@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.clock import Clock
-from edge_agent.errors import LinkDown, PeerRejected
+from edge_agent.errors import LinkDown, PeerRejected, StoreDamaged
 from edge_agent.metrics import Metrics
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import Counter
@@ -196,6 +196,15 @@ def test_a_cloud_without_such_a_list_is_not_asked_in_a_loop(bench: Bench) -> Non
     bench.courier.catch_up_soon()
     bench.steps()
     assert bench.store.waiting().images == 0
+
+
+def test_damage_to_the_store_ends_the_courier_so_that_the_next_start_repairs_it(bench: Bench) -> None:
+    bench.picture(1)
+    bench.store.database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path = bench.store.database.path
+    path.write_bytes(b"no database at all" + path.read_bytes()[18:])
+    with pytest.raises(StoreDamaged):
+        bench.steps(2)
 
 
 def test_the_thread_ends_when_asked_to(bench: Bench) -> None:
