@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +188,7 @@ def _arrays(name: str, data: bytes, width: int) -> dict[str, NDArray[Any]]:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
         rows = arrays["embeddings"]
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as exc:
+    except (ValueError, OSError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile) as exc:
         raise BaseSetError(f"{name} cannot be read: {exc}") from exc
     if rows.ndim != 2 or rows.shape[1] != width or not np.isfinite(rows).all():
         raise BaseSetError(f"{name}: embeddings of shape {rows.shape}, expected (N, {width}) and finite values")

@@ -7,6 +7,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,15 +77,20 @@ def read_bundle(path: Path) -> Bundle:
         if path.is_dir():
             return _read(_Directory(path), path)
         if path.is_file():
-            with zipfile.ZipFile(path) as archive:
+            with _opened(path) as archive:
                 return _read(_Zip(archive), path)
-    except zipfile.BadZipFile as exc:
-        raise BundleCorruptError(f"{path}: not a readable zip; fetch the bundle again") from exc
     except OSError as exc:
         raise BundleMissingError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
     except BundleError as exc:
         raise type(exc)(f"{path}: {exc}") from exc
     raise BundleMissingError(f"{path}: there is no bundle; give the path of a bundle's folder or .zip")
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as exc:
+        raise BundleCorruptError("not a readable zip; fetch the bundle again") from exc
 
 
 def _read(container: _Container, path: Path) -> Bundle:
@@ -145,6 +151,8 @@ class _Zip:
             kind = stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir() or kind not in (0, stat.S_IFREG) or info.flag_bits & 0x1:
                 raise BundleCorruptError(f"{info.filename!r} is no plain file; a bundle holds only plain files")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise BundleCorruptError(f"{info.filename!r} is packed in another way than a bundle's files are")
             if info.filename in found:
                 raise BundleCorruptError(f"{info.filename!r} is in the zip twice")
             found.add(info.filename)
@@ -155,7 +163,7 @@ class _Zip:
         try:
             with self._archive.open(name) as file:
                 return _bounded(name, file.read(limit_bytes + 1), limit_bytes)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError) as exc:
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as exc:
             raise BundleCorruptError(f"{name} cannot be read from the zip; fetch the bundle again") from exc
 
 

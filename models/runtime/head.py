@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -136,7 +137,7 @@ def _arrays(data: bytes, wanted: set[str]) -> dict[str, NDArray[np.generic]]:
             if set(stored.files) != wanted:
                 raise ModelLoadError(f"head.npz holds {sorted(stored.files)}, expected {sorted(wanted)}")
             return {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as exc:
+    except (ValueError, OSError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile) as exc:
         raise ModelLoadError(f"head.npz cannot be read: {exc}") from exc
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from models.bundle import (
     Bundle,
     BundleCorruptError,
+    BundleError,
     BundleEscapeError,
     BundleIncompatibleError,
     BundleMissingError,
@@ -289,6 +290,32 @@ def test_a_zip_with_a_flipped_bit_is_refused(folder: Path, tmp_path: Path) -> No
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(BundleCorruptError):
         read_bundle(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_whatever_bit_of_a_zip_flips_it_is_whole_or_refused_in_our_words(
+    folder: Path, tmp_path: Path, method: int
+) -> None:
+    path, files = tmp_path / "a.zip", dict(read_bundle(folder).files)
+    with zipfile.ZipFile(path, "w", method) as file:
+        for found in sorted(p for p in folder.rglob("*") if p.is_file()):
+            file.write(found, found.relative_to(folder).as_posix())
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            assert dict(read_bundle(path).files) == files
+        except BundleError:
+            refused += 1
+    assert refused > len(whole) // 6
+
+
+def test_a_zip_packed_in_another_way_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        file.write(folder / "manifest.json", "manifest.json")
+    with pytest.raises(BundleCorruptError, match="packed in another way"):
+        read_bundle(path)
 
 
 def test_too_many_files_are_refused_before_they_are_read(folder: Path) -> None:

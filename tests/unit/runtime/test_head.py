@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -134,6 +135,19 @@ def test_a_head_that_would_run_code_is_refused() -> None:
     np.savez(buffer, weights=np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(ModelLoadError):
         load_head(buffer.getvalue(), SPEC, 5)
+
+
+@pytest.mark.parametrize("pack", [np.savez, np.savez_compressed])
+def test_whatever_bit_of_a_heads_file_flips_it_is_read_or_refused_in_our_words(pack: Callable[..., None]) -> None:
+    buffer = io.BytesIO()
+    pack(buffer, **{f.name: np.asarray(getattr(_head(), f.name)) for f in dataclasses.fields(Head)})
+    whole, refused = buffer.getvalue(), 0
+    for place in range(0, len(whole), 3):
+        try:
+            load_head(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :], SPEC, 5)
+        except ModelLoadError:
+            refused += 1
+    assert refused > len(whole) // 6
 
 
 def test_a_file_that_is_no_head_and_one_that_unpacks_without_end_are_refused() -> None:
