@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.programs import networks_have_names, on_path
+
 settings.register_profile("quiet-machine-or-not", deadline=None)
 settings.load_profile("quiet-machine-or-not")
 
@@ -50,6 +52,14 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "promtool": ("promtool of Prometheus", lambda: shutil.which("promtool") is not None),
     "groovy": ("groovy and java", lambda: shutil.which("groovy") is not None and shutil.which("java") is not None),
     "podman": ("podman, buildah, and debootstrap or a base image in AHS_BASE_IMAGE", _podman_is_there),
+    "compose": (
+        "podman-compose (the test extra brings it on Linux), netavark and aardvark-dns, by which containers find each "
+        "other by name",
+        lambda: on_path("podman-compose") is not None and networks_have_names(),
+    ),
+    "hadolint": ("hadolint (the test extra brings it on Linux)", lambda: on_path("hadolint") is not None),
+    "openssl": ("openssl on PATH", lambda: shutil.which("openssl") is not None),
+    "mosquitto_sub": ("mosquitto_sub on PATH", lambda: shutil.which("mosquitto_sub") is not None),
     "rtsp": ("GStreamer's RTSP server for the system's own Python", _rtsp_server_is_there),
     "faketime": ("faketime on PATH", lambda: shutil.which("faketime") is not None),
     "systemd": ("systemd-analyze on PATH", lambda: shutil.which("systemd-analyze") is not None),

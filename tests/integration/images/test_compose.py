@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import sys
 import time
 import urllib.parse
 import urllib.request
@@ -31,10 +29,10 @@ from tests.integration.images.workshop import (
     Refused,
     Workshop,
     image,
-    networks_have_names,
 )
+from tests.programs import on_path
 
-pytestmark = [pytest.mark.podman, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.podman, pytest.mark.compose, pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 LASTING = sorted(set(SERVICES) - {"setup"})
@@ -105,12 +103,8 @@ class Composed:
 
 @pytest.fixture(scope="module")
 def box(workshop: Workshop) -> Iterator[Composed]:
-    beside = Path(sys.executable).with_name("podman-compose")
-    program = str(beside) if beside.exists() else shutil.which("podman-compose")
-    if program is None:
-        pytest.skip("needs podman-compose (the test extra brings it on Linux)")
-    if not networks_have_names():
-        pytest.skip("needs netavark and aardvark-dns, without which containers do not find each other by name")
+    program = on_path("podman-compose")
+    assert program is not None
     try:
         workshop.make_stand_ins()
     except Refused as exc:

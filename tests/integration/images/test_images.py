@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from fleet.contract import topics
+from tests.programs import on_path
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
@@ -80,12 +80,11 @@ def test_there_is_an_image_for_each_side() -> None:
     assert [file.name.partition(".")[0] for file in DOCKERFILES] == ["cloud", "edge"]
 
 
+@pytest.mark.hadolint
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
 def test_hadolint_has_nothing_to_say(file: Path) -> None:
-    beside = Path(sys.executable).with_name("hadolint")
-    program = str(beside) if beside.exists() else shutil.which("hadolint")
-    if program is None:
-        pytest.skip("needs hadolint (the test extra brings it on Linux)")
+    program = on_path("hadolint")
+    assert program is not None
     done = subprocess.run([program, str(file)], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 

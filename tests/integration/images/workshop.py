@@ -17,6 +17,8 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.programs import networks_have_names
+
 ROOT = Path(__file__).resolve().parents[3]
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -45,7 +47,6 @@ driver = "{driver}"
 runroot = "{folder}/run"
 graphroot = "{folder}/graph"
 """
-NETWORK_HELPERS = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib/podman", "/usr/local/libexec/podman")
 
 
 class Refused(Exception):
@@ -55,11 +56,6 @@ class Refused(Exception):
 def image(side: str) -> str:
     """The name of one of our images."""
     return f"localhost/ahs-{side}:{VERSION}"
-
-
-def networks_have_names() -> bool:
-    """Whether podman can give containers a network in which they find each other by name."""
-    return all(any(Path(folder, name).exists() for folder in NETWORK_HELPERS) for name in ("netavark", "aardvark-dns"))
 
 
 class Workshop:
