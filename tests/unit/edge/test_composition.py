@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -23,12 +22,6 @@ from fleet.contract.messages import SeqRange
 from tests.unit.edge.edge_builders import START, new_field
 
 DROPPED = DroppedFrame("camera@1", DropReason.BLACK, "black")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with closing(Store(tmp_path, Quotas(rows=1000, image_bytes=1_000_000), first_boot=1)) as store:
-        yield store
 
 
 def test_a_dropped_frame_that_cannot_be_told_of_on_a_full_disk_is_counted(

@@ -17,6 +17,7 @@ from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from fleet.contract.messages import SeqRange
 from tests.unit.edge.edge_builders import START, new_field
+from tests.unit.edge.store_builders import spoil
 
 
 @pytest.fixture
@@ -33,13 +34,8 @@ def command(store: Store, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["spool", *arguments, "--data-dir", str(folder)])
 
 
-def spoil(store: Store, row_id: int, payload: str) -> None:
-    with store.database.transaction() as connection:
-        connection.execute("UPDATE spool SET payload = ? WHERE id = ?", (payload, row_id))
-
-
 def test_rows_are_listed_in_the_order_in_which_they_leave_with_what_keeps_them(store: Store) -> None:
-    spoil(store, 3, "rubbish")
+    spoil(store, 3, b"rubbish")
     assert [row.row_id for row in store.take_events(limit=10)] == [1, 5]
     done = command(store, "ls", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -54,7 +50,7 @@ def test_rows_are_listed_in_the_order_in_which_they_leave_with_what_keeps_them(s
 
 
 def test_a_row_is_shown_with_its_payload_even_when_that_is_no_json(store: Store, tmp_path: Path) -> None:
-    spoil(store, 3, "rubbish")
+    spoil(store, 3, b"rubbish")
     assert json.loads(command(store, "show", "3").stdout)["payload"] == "rubbish"
     assert json.loads(command(store, "show", "1").stdout)["payload"]["capture_id"] == "bench-1/1/1"
     picture = tmp_path / "out.jpg"
@@ -65,9 +61,9 @@ def test_a_row_is_shown_with_its_payload_even_when_that_is_no_json(store: Store,
 
 def test_what_is_tried_again_leaves_behind_the_others_under_a_number_that_was_never_used(store: Store) -> None:
     good = store.take_events(limit=10)[1].payload
-    spoil(store, 3, "rubbish")
+    spoil(store, 3, b"rubbish")
     cursors = (max(row.row_id for row in store.take_events(limit=10)), 0)
-    spoil(store, 3, good)
+    spoil(store, 3, good.encode())
     assert command(store, "retry", "3").exit_code == 0
     (again,) = store.take_events(after=cursors, limit=10)
     assert again.payload == good
@@ -89,7 +85,7 @@ def test_only_what_is_set_aside_can_be_tried_again(store: Store) -> None:
 
 
 def test_the_spool_is_exported_whole_or_only_what_is_set_aside_and_stays(store: Store, tmp_path: Path) -> None:
-    spoil(store, 3, "rubbish")
+    spoil(store, 3, b"rubbish")
     store.take_events(limit=10)
     out = tmp_path / "all"
     assert command(store, "export", "--out", str(out)).exit_code == 0

@@ -14,15 +14,15 @@ from edge_agent.store.database_sqlite import Database
 from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import Counter
 from edge_agent.store.schema import MIGRATIONS, SCHEMA_VERSION
-from edge_agent.store.spool_sqlite import Quotas, asides
+from edge_agent.store.spool_sqlite import asides
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from edge_agent.store.value import EVENT_PRIORITY, Priority
 from edge_agent.version import agent_version
 from fleet.contract.cells import Decision
 from fleet.contract.messages import Event, SeqRange
 from tests.unit.edge.edge_builders import START, new_field
+from tests.unit.edge.store_builders import AMPLE
 
-AMPLE = Quotas(rows=1000, image_bytes=10_000_000)
 VERSION_1 = Path(__file__).parent / "stored" / "version_1.sql"
 """What an agent of version 1 has written, and did not end cleanly."""
 BOOT = 1_790_000_001
