@@ -326,10 +326,13 @@ def _sampler(settings: Settings, store: Store, clock: Clock) -> Sampler:
 def _resumed(
     settings: Settings, reads: Reads, name: SourceName, slide_id: int, on_drop: Callable[[DroppedFrame], None]
 ) -> FrameSource:
-    """A source that goes on where the store stands. A watched folder never shows a file twice, whatever the slide."""
+    """A source that goes on where the store stands. Of a watched folder no picture comes twice, whatever the slide."""
     of_slide = None if settings.source.watch else slide_id
     source = open_source(
-        settings.source, on_drop=on_drop, known=lambda refs: reads.known_refs(name.key, refs, slide_id=of_slide)
+        settings.source,
+        on_drop=on_drop,
+        known=lambda refs: reads.known_refs(name.key, refs, slide_id=of_slide),
+        stamps=reads.file_stamps,
     )
     if source.replayable and source.kind != "folder" and (last := reads.last_ref(name.key, slide_id=slide_id)):
         try:

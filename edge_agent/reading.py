@@ -135,6 +135,7 @@ class FieldReader:
             detections=judged.detections,
             crops=crops(frame.image, judged),
             image=image,
+            file_stamp=frame.file_stamp,
         )
         return record, judged
 

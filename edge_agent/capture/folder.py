@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import structlog
+
 from edge_agent.capture.errors import SourceEnded, SourceLost, SourceNotFound, SourceTimeout
-from edge_agent.capture.frame import Frame
+from edge_agent.capture.frame import FileStamp, Frame
 from edge_agent.capture.replay import ReplayedSource, short_hash
 from edge_agent.capture.settings import SourceSettings
-from edge_agent.capture.source import DropReason, Known, OnDrop, SourceKind, SourceState
-from edge_agent.capture.watching import Patience, Stamp, Trouble, Watcher
+from edge_agent.capture.source import DropReason, Known, OnDrop, SourceKind, SourceState, Stamps
+from edge_agent.capture.watching import Patience, Stamp, Taken, Trouble, Watcher
 from models.runtime.errors import ImageError
 from models.runtime.imaging import read_image
+from models.runtime.results import ImageRGB
+
+log = structlog.get_logger(__name__)
 
 RESERVED_TAIL_BYTES = 512
 """A file that ends in so many zeros is one whose size was reserved and that is not written to its end."""
@@ -26,11 +33,18 @@ class FolderSource(ReplayedSource):
     """Picture files directly in a folder. Reference: `FOLDER-HASH/NAME`.
 
     Not watched: in the order of their names, as they stand on opening; then it ends. Watched: in the order of their
-    modification, each name once, as soon as it is complete (see `watching`); it never ends, and is waited for when it
-    is not there.
+    modification, each file once, as soon as it is complete (see `watching`); it never ends, and is waited for when it
+    is not there. Another picture under a name that was read before is a field of its own: `FOLDER-HASH/NAME#PICTURE`.
     """
 
-    def __init__(self, settings: SourceSettings, *, on_drop: OnDrop | None = None, known: Known | None = None) -> None:
+    def __init__(
+        self,
+        settings: SourceSettings,
+        *,
+        on_drop: OnDrop | None = None,
+        known: Known | None = None,
+        stamps: Stamps | None = None,
+    ) -> None:
         self._folder = Path(settings.spec)
         where = self._folder.absolute()
         prefix = f"{where.name}-{short_hash(str(where))}/"
@@ -40,6 +54,7 @@ class FolderSource(ReplayedSource):
         self._watcher = Watcher(self._patience)
         self._next_look_s = 0.0
         self._known: Known = known or (lambda refs: ())
+        self._stamps: Stamps = stamps or (lambda refs: {})
 
     @property
     def comes_by_itself(self) -> bool:
@@ -83,13 +98,13 @@ class FolderSource(ReplayedSource):
         found: dict[str, os.stat_result] = {}
         try:
             with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    wanted = not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
-                    if wanted and not (self._settings.watch and self._watcher.is_done(name)) and entry.is_file():
-                        # On some network shares a file is gone again before it can be asked about.
-                        with contextlib.suppress(FileNotFoundError):
-                            found[name] = entry.stat()
+                there = {entry.name: entry for entry in entries if _is_picture(entry.name)}
+            # Not each of thousands of files on a network share is asked about with each look.
+            for name in self._watcher.to_look_at(there) if self._settings.watch else there:
+                # On some network shares a file is gone again before it can be asked about.
+                with contextlib.suppress(FileNotFoundError):
+                    if there[name].is_file():
+                        found[name] = there[name].stat()
         except FileNotFoundError as exc:
             if not self._folder.exists():
                 raise SourceNotFound(f"{self._folder} is gone; is the share or disk still connected?") from exc
@@ -129,7 +144,7 @@ class FolderSource(ReplayedSource):
         """A picture of a watched folder, if it is one by now."""
         path = self._folder / name
         try:
-            frame = None if _is_reserved(path) else self._frame(read_image(path), source_ref)
+            image = None if _is_reserved(path) else read_image(path)
         except (ImageError, OSError) as exc:
             fault = exc if isinstance(exc, OSError) else exc.__cause__
             if not self._folder.is_dir():
@@ -140,29 +155,42 @@ class FolderSource(ReplayedSource):
                 return None
             self._failed(name, source_ref, Trouble.LOCKED if isinstance(fault, OSError) else Trouble.INCOMPLETE, exc)
             return None
-        if frame is None:
+        if image is None:
             return self._reserved(name, path, source_ref)
-        return self._took(name, frame)
+        return self._took(name, image, source_ref)
 
     def _reserved(self, name: str, path: Path, source_ref: str) -> Frame | None:
         """A picture may end in zeros of its own; then it is one all the same, only later."""
+        stamp = self._watcher.stamp_of(name)
         if not self._watcher.failed(name, Trouble.INCOMPLETE, time.monotonic()):
             return None
         try:
-            frame = self._frame(read_image(path), source_ref)
+            image = read_image(path)
         except ImageError as exc:
-            self._drop(source_ref, DropReason.UNREADABLE, str(exc))
+            self._drop(self._as_it_stands(name, source_ref, stamp), DropReason.UNREADABLE, str(exc))
             return None
-        return self._took(name, frame)
+        return self._took(name, image, source_ref, stamp)
 
-    def _took(self, name: str, frame: Frame) -> Frame:
-        self._watcher.taken(name)
+    def _took(self, name: str, image: ImageRGB, source_ref: str, stamp: Stamp | None = None) -> Frame | None:
+        """Its frame; None when the file was written anew with the picture that was read already."""
+        taken = Taken(stamp or self._watcher.stamp_of(name), _fingerprint(image))
+        before = self._watcher.before(name)
+        self._watcher.taken(name, taken)
         self._set_state(SourceState.UP)
-        return frame
+        frame_ref = source_ref if before is None else f"{source_ref}#{taken.content}"
+        if before is not None and (before.content == taken.content or self._known([frame_ref])):
+            log.info("file_rewritten", source_ref=source_ref)
+            return None
+        return replace(self._frame(image, frame_ref), file_stamp=FileStamp(source_ref, _written(taken)))
+
+    def _as_it_stands(self, name: str, source_ref: str, stamp: Stamp) -> str:
+        """A file that is told of: not mistaken for the one that was read under this name."""
+        return source_ref if self._watcher.before(name) is None else f"{source_ref}#{stamp.modified_ns}"
 
     def _failed(self, name: str, source_ref: str, trouble: Trouble, exc: Exception) -> None:
+        stamp = self._watcher.stamp_of(name)
         if self._watcher.failed(name, trouble, time.monotonic()):
-            self._drop(source_ref, DropReason.UNREADABLE, str(exc))
+            self._drop(self._as_it_stands(name, source_ref, stamp), DropReason.UNREADABLE, str(exc))
 
     def _next_name(self, deadline_s: float) -> str:
         if self._settings.watch:
@@ -206,10 +234,8 @@ class FolderSource(ReplayedSource):
             return
         if self._state[0] is SourceState.RECONNECTING:
             self._reconnects += 1
-        wanted = self._wanted(found)
-        for name in found.keys() - wanted:
-            self._watcher.taken(name)
-        stamps = {name: Stamp(found[name].st_size, found[name].st_mtime_ns) for name in wanted}
+        stamps = {name: Stamp(status.st_size, status.st_mtime_ns) for name, status in found.items()}
+        self._recall({name: stamp for name, stamp in stamps.items() if not self._watcher.knows(name)})
         self._names = self._watcher.look(stamps, now_s)[::-1]
         waiting = self._watcher.waiting - len(self._names)
         detail = f"{waiting} not complete yet" if waiting else ""
@@ -217,10 +243,39 @@ class FolderSource(ReplayedSource):
         if not self._names or self._state[0] is SourceState.RECONNECTING:
             self._set_state(SourceState.WAITING, detail)
 
+    def _recall(self, unknown: Mapping[str, Stamp]) -> None:
+        """Tells the watcher what is stored or not wanted; of a file stored without its stamp it is the one it finds."""
+        refs = {name: f"{self._prefix}{name}" for name in unknown.keys() - self._wanted(unknown)}
+        stored = self._stamps([ref for ref in refs.values() if not self._is_skipped(ref)]) if refs else {}
+        for name, ref in refs.items():
+            self._watcher.taken(name, _read_stamp(stored.get(ref, "")) or Taken(unknown[name]))
+
     def _lost(self, detail: str = "is the share or disk still connected?") -> None:
         if self._settings.watch:
             self._names = []
         self._set_state(SourceState.RECONNECTING, detail)
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+def _fingerprint(image: ImageRGB) -> str:
+    """Of the pixels, not of the file: programs write into a file's header after the picture is there."""
+    height, width = image.shape[:2]
+    return hashlib.sha256(f"{height}x{width}:".encode() + image.tobytes()).hexdigest()[:16]
+
+
+def _written(taken: Taken) -> str:
+    return f"{taken.stamp.size_bytes}:{taken.stamp.modified_ns}:{taken.content}"
+
+
+def _read_stamp(text: str) -> Taken | None:
+    size, _, rest = text.partition(":")
+    modified, _, content = rest.partition(":")
+    if not (size.isdecimal() and modified.removeprefix("-").isdecimal() and content):
+        return None
+    return Taken(Stamp(int(size), int(modified)), content)
 
 
 def _is_reserved(path: Path) -> bool:

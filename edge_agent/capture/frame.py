@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from models.synthetic import TruthCell
 
 
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """How a file of a watched folder was told from others of the same name.
+
+    Attributes:
+        ref: of the file by its name.
+        text: its size, its time and its picture; only to be compared.
+    """
+
+    ref: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """A picture and where it came from.
@@ -24,6 +37,7 @@ class Frame:
         captured_at: UTC, by the workstation's clock (which may be wrong).
         captured_monotonic_s: the monotonic clock at the same moment, for durations.
         um_per_px: size of a pixel in the specimen, where known.
+        file_stamp: of the file it was read from (watched folders only).
         truth: cells that are really there (simulated microscope only), boxes in pixels of this frame.
     """
 
@@ -33,6 +47,7 @@ class Frame:
     captured_at: datetime
     captured_monotonic_s: float
     um_per_px: float | None = None
+    file_stamp: FileStamp | None = None
     truth: tuple[TruthCell, ...] | None = None
 
     @property

@@ -65,6 +65,10 @@ Known = Callable[[Collection[str]], Collection[str]]
 """Which of these references are stored already; so that nobody has to read all that ever were."""
 
 
+Stamps = Callable[[Collection[str]], Mapping[str, str]]
+"""Of these references of files, those that were stored with their stamps -> the text of the stamp."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
     """How a source is, for the console, telemetry and alarms.

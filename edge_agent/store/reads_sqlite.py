@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 
 from edge_agent.store.database_sqlite import Database
 from edge_agent.store.records import Counter, SlideTotals, StoredCell, StoredField, StoredOpinion
+from edge_agent.store.stamps_sqlite import stamps_of
 from fleet.contract.cells import CellClassName, CellTypeWire, Decision, DetectionWire, FieldCounts
 from models.bundle.manifest import UNIDENTIFIED
 
 ASKED_AT_ONCE = 500
-NEWEST_FIELDS = 50_000
-"""As far back as a question about the last hour looks: more than any source delivers in one."""
 
 
 class Reads:
@@ -66,6 +65,10 @@ class Reads:
                 found.update(str(row[0]) for row in connection.execute(query, [*values, *part]))
         return found
 
+    def file_stamps(self, refs: Collection[str]) -> dict[str, str]:
+        """Of these files of a watched folder, those whose stamps are kept -> the text of the stamp."""
+        return stamps_of(self._database, refs)
+
     def fields(self) -> Iterator[StoredField]:
         """Every field with its cells, in order of capture, a few at a time."""
         after = 0
@@ -89,16 +92,6 @@ class Reads:
                 "SELECT image FROM spool WHERE kind = 'image' AND capture_id = ?", (capture_id,)
             ).fetchone()
         return None if row is None or row[0] is None else bytes(row[0])
-
-    def images_queued_since(self, moment: str) -> list[str]:
-        """Times at which pictures were chosen for sending since a UTC time, as texts."""
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                "SELECT captured_at FROM fields WHERE id > (SELECT COALESCE(MAX(id), 0) FROM fields) - ?"
-                " AND sampled IN ('send', 'send_audit') AND captured_at > ?",
-                (NEWEST_FIELDS, moment),
-            )
-            return [str(row[0]) for row in rows]
 
     def opinions(self) -> list[StoredOpinion]:
         """Every second opinion that has reached the device, oldest first."""

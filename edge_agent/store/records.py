@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from edge_agent.capture.frame import FileStamp
 from edge_agent.store.value import Priority
 from edge_agent.triage.sampling import Choice
 from fleet.contract.cells import Decision, DetectionWire, FieldCounts
@@ -58,6 +59,7 @@ class NewField:
         detections: every cell, boxes in pixels of the frame.
         crops: index of a detection -> its picture as JPEG, for the gallery.
         image: picture for the cloud, if it is to be sent.
+        file_stamp: of the file in a watched folder that it was read from.
     """
 
     result: FieldResult
@@ -72,6 +74,7 @@ class NewField:
     detections: tuple[DetectionWire, ...]
     crops: Mapping[int, bytes] = field(default_factory=dict)
     image: NewImage | None = None
+    file_stamp: FileStamp | None = None
 
 
 @dataclass(frozen=True, slots=True)

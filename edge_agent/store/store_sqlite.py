@@ -44,6 +44,7 @@ from edge_agent.store.spool_sqlite import (
     take_events,
     waiting,
 )
+from edge_agent.store.stamps_sqlite import put_stamp
 from edge_agent.version import agent_version
 from fleet.contract.base import utc_now_text
 from fleet.contract.cells import Decision, DetectionWire
@@ -139,6 +140,8 @@ class Store:
             _insert_detections(connection, field_id, field)
             if field.source == FOLDER and field.replayable:
                 _see(connection, field.source, field.source_ref, STORED, now)
+            if field.file_stamp is not None:
+                put_stamp(connection, field.file_stamp, now)
             _count_on_slide(connection, field)
             append_event(connection, self._numbering, field.result, now)
             if field.image is not None:
