@@ -22,7 +22,8 @@ from edge_agent.composition import sole_user
 from edge_agent.config import Settings
 from edge_agent.errors import ConfigurationError
 from edge_agent.inference.engine import open_engine
-from edge_agent.store.calibrations_sqlite import Calibrations, StoredCalibration, limits_in_force
+from edge_agent.store.calibrations_sqlite import NONE_IN_FORCE, Calibrations, StoredCalibration, limits_in_force
+from edge_agent.store.store_sqlite import FILE_NAME
 
 AFTERWARDS = "It is in force from the agent's next start on."
 
@@ -92,8 +93,7 @@ def calibrate(
 
 
 def _look_back(settings: Settings, *, undo: bool) -> None:
-    with closing(Calibrations(settings.data_dir, create=True)) as kept:
-        found = kept.take_back() if undo else kept.active()
+    found = _looked_up(settings, undo=undo)
     if undo:
         what = "the default limits hold" if found is None else f"the one of {found.made_at:%Y-%m-%d %H:%M} UTC holds"
         typer.echo(f"Taken back: {what} again. {AFTERWARDS}", err=True)
@@ -101,6 +101,16 @@ def _look_back(settings: Settings, *, undo: bool) -> None:
         typer.echo("No calibration is in force: the default limits hold, or what the configuration says.")
     else:
         _print_stored(found, settings)
+
+
+def _looked_up(settings: Settings, *, undo: bool) -> StoredCalibration | None:
+    """Where no agent has ever run there is no calibration, and none of its files is made for the question."""
+    if not (settings.data_dir / FILE_NAME).is_file():
+        if undo:
+            raise ConfigurationError(NONE_IN_FORCE)
+        return None
+    with closing(Calibrations(settings.data_dir)) as kept:
+        return kept.take_back() if undo else kept.active()
 
 
 def _print_stored(found: StoredCalibration, settings: Settings) -> None:

@@ -164,6 +164,7 @@ def compose(
     store.on_set_aside = set_aside_teller(problems)
     if store.repaired is not None:
         problems.set(repair_told(store.repaired))
+        metrics.store_repaired.set(1)
     frames, enough = new_frames_queue(), threading.Event()
     slide = store.open_slide(
         settings.slide.name, target_white_cells=settings.slide.target_white_cells, now=clock.now().utc

@@ -64,6 +64,9 @@ class Metrics:
         self.lasting = Gauge(
             "ahs_edge_lasting_count", "Counters that outlive the process, by name", ["name"], registry=kit
         )
+        self.store_repaired = Gauge(
+            "ahs_edge_store_repaired", "1 when this start found the store damaged and replaced it", registry=kit
+        )
         self.alarms_lost = Counter("ahs_edge_alarms_lost", "Alarms that could not be stored", registry=kit)
 
     def _declare_links(self) -> None:

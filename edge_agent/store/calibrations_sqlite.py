@@ -20,6 +20,8 @@ FIRST_VERSION = 2
 BEFORE = "before"
 """Key among what was measured: the calibration that was in force when this one was made."""
 
+NONE_IN_FORCE = "no calibration is in force: there is nothing to take back"
+
 
 @dataclass(frozen=True, slots=True)
 class StoredCalibration:
@@ -88,7 +90,7 @@ class Calibrations:
         with self._database.transaction() as connection:
             now = _active(connection)
             if now is None:
-                raise ConfigurationError("no calibration is in force: there is nothing to take back")
+                raise ConfigurationError(NONE_IN_FORCE)
             connection.execute("UPDATE calibrations SET active = 0 WHERE id = ?", (now.number,))
             connection.execute("UPDATE calibrations SET active = 1 WHERE id = ?", (now.measured.get(BEFORE),))
             return _active(connection)

@@ -1,6 +1,7 @@
 """A damaged store is replaced by one that holds whatever can still be read of it; the damaged file is kept.
 
-1. A new file is filled table by table beside the damaged one. Killed here, the next start begins anew.
+1. A new file is filled table by table beside the damaged one, with the account of it. Killed here, the next start
+   begins anew.
 2. It is renamed to `.repaired`, which says that it is complete.
 3. The damaged file, with its -wal and -shm, is renamed to `.damaged-N`. Killed here, the next start goes on.
 4. The new file takes its place.
@@ -13,7 +14,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from edge_agent.store.schema import MIGRATIONS, SCHEMA_VERSION
 from fleet.contract.cells import CellClassName, Decision, FieldCounts
 
 PAGE_ROWS = 200
+_ROWS_WITH_PICTURES = {"spool": 1}
+"""Rows read at once where a row may hold a picture of many megabytes: a full spool is larger than the memory."""
 _BY_ROWID = ("slides", "fields", "detections", "corrections", "spool", "calibrations")
 _BY_KEY = ("meta", "counters", "slide_white_cells", "slide_results", "opinions", "seen_files")
 """Tables without row numbers: read from both ends. The spool's sums are made by triggers."""
@@ -32,6 +35,8 @@ _DOCUMENTS = {"fields": ("reasons", "counts"), "detections": ("cell_type",), "op
 _SUSPECT, _NEW, _REPAIRED, _DAMAGED = ".suspect", ".new", ".repaired", ".damaged-"
 _BESIDE = ("-wal", "-shm")
 REPAIRS = "store_repairs"
+ACCOUNT = "repair"
+"""Key in the new store of what was saved and lost, for a repair that is ended by a later start; stored."""
 
 log = structlog.get_logger()
 
@@ -68,7 +73,9 @@ def settle(path: Path) -> Repaired | None:
     found: Repaired | None = None
     with _on_disk(path):
         if path.with_name(path.name + _REPAIRED).exists():
-            found = Repaired(_put_in_place(path))
+            found = _account_in(path.with_name(path.name + _REPAIRED), path)
+            _put_in_place(path, found.kept_as)
+            log.error("store_repaired", kept_as=found.kept_as.name, saved=found.saved, lost=found.lost, resumed=True)
         mark = path.with_name(path.name + _SUSPECT)
         if mark.exists():
             if path.exists() and not _is_sound(path):
@@ -87,25 +94,54 @@ def repair(path: Path) -> Repaired:
     with _on_disk(path):
         for rest in (new, *(new.with_name(new.name + end) for end in _BESIDE)):
             rest.unlink(missing_ok=True)
-        saved, lost, salt_lost = _fill(path, new)
+        repaired = _fill(path, new, _free_name(path))
         new.replace(path.with_name(path.name + _REPAIRED))
-        kept_as = _put_in_place(path)
+        _put_in_place(path, repaired.kept_as)
         path.with_name(path.name + _SUSPECT).unlink(missing_ok=True)
-    log.error("store_repaired", kept_as=kept_as.name, saved=saved, lost=lost)
-    return Repaired(kept_as, saved, lost, salt_lost)
+    log.error("store_repaired", kept_as=repaired.kept_as.name, saved=repaired.saved, lost=repaired.lost)
+    return repaired
 
 
-def _put_in_place(path: Path) -> Path:
+def _free_name(path: Path) -> Path:
     taken = {entry.name for entry in path.parent.iterdir()}
     number = next(n for n in range(1, 10_000) if f"{path.name}{_DAMAGED}{n}" not in taken)
-    kept_as = path.with_name(f"{path.name}{_DAMAGED}{number}")
+    return path.with_name(f"{path.name}{_DAMAGED}{number}")
+
+
+def _put_in_place(path: Path, kept_as: Path) -> None:
     # The file last: as long as it is there, what belongs to it is found beside it.
     for end in (*_BESIDE, ""):
         beside = path.with_name(path.name + end)
         if beside.exists():
             beside.replace(kept_as.with_name(kept_as.name + end))
     path.with_name(path.name + _REPAIRED).replace(path)
-    return kept_as
+
+
+def _keep_account(new: sqlite3.Connection, repaired: Repaired) -> None:
+    account = {**asdict(repaired), "kept_as": repaired.kept_as.name}
+    new.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (ACCOUNT, json.dumps(account)),
+    )
+
+
+def _account_in(repaired: Path, path: Path) -> Repaired:
+    """Of a new store that is complete; one of an agent that kept none is counted, what is lost is not known then."""
+    with contextlib.closing(sqlite3.connect(repaired)) as connection:
+        row = connection.execute("SELECT value FROM meta WHERE key = ?", (ACCOUNT,)).fetchone()
+        if row is not None:
+            account = json.loads(row[0])
+            return Repaired(**{**account, "kept_as": path.with_name(account["kept_as"])})
+        saved = {
+            table: int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
+            for table in (*_BY_KEY, *_BY_ROWID)
+        }
+    return Repaired(_free_name(path) if path.exists() else _kept_last(path), saved)
+
+
+def _kept_last(path: Path) -> Path:
+    kept = [entry for entry in path.parent.glob(f"{path.name}{_DAMAGED}*") if not entry.name.endswith(_BESIDE)]
+    return max(kept, key=lambda entry: entry.stat().st_ctime_ns, default=_free_name(path))
 
 
 def _is_sound(path: Path) -> bool:
@@ -119,7 +155,7 @@ def _is_sound(path: Path) -> bool:
         return False
 
 
-def _fill(old_path: Path, new_path: Path) -> tuple[dict[str, int], dict[str, int], bool]:
+def _fill(old_path: Path, new_path: Path, kept_as: Path) -> Repaired:
     old = sqlite3.connect(old_path, isolation_level=None)
     new = sqlite3.connect(new_path, isolation_level=None)
     with contextlib.closing(old), contextlib.closing(new):
@@ -141,10 +177,12 @@ def _fill(old_path: Path, new_path: Path) -> tuple[dict[str, int], dict[str, int
         salt_lost = _settle_meta(new)
         _settle_references(new)
         new.execute("INSERT INTO counters VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1", (REPAIRS,))
+        repaired = Repaired(kept_as, saved, lost, salt_lost)
+        _keep_account(new, repaired)
         new.execute("COMMIT")
         new.execute("PRAGMA synchronous = FULL")
         new.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    return saved, lost, salt_lost
+    return repaired
 
 
 def _version_of(old: sqlite3.Connection) -> int:
@@ -208,7 +246,8 @@ def _by_key(old: sqlite3.Connection, table: str, names: str) -> Iterator[tuple[o
 
 def _by_rowid(old: sqlite3.Connection, table: str, names: str) -> Iterator[tuple[object, ...]]:
     """In order of the row numbers, over every stretch that cannot be read."""
-    query = f"SELECT rowid, {names} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {PAGE_ROWS}"
+    at_once = _ROWS_WITH_PICTURES.get(table, PAGE_ROWS)
+    query = f"SELECT rowid, {names} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {at_once}"
     last = _last_rowid(old, table)
     after = -1
     while True:

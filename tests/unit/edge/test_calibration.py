@@ -255,6 +255,17 @@ def test_the_command_shows_applies_and_takes_back(
     assert run("--undo").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "code", "said"), [("--show", 0, "No calibration"), ("--undo", 2, "nothing to take")]
+)
+def test_a_question_about_a_device_that_never_ran_makes_none_of_its_files(
+    tmp_path: Path, option: str, code: int, said: str
+) -> None:
+    done = CliRunner().invoke(app, ["calibrate", option, "--data-dir", str(tmp_path / "data")])
+    assert (done.exit_code, said in done.output) == (code, True)
+    assert not (tmp_path / "data").exists()
+
+
 def test_too_few_pictures_are_refused_by_the_command(
     tmp_path: Path, bundle: Path, discs: Callable[[int], np.ndarray]
 ) -> None:
