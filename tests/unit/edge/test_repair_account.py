@@ -83,6 +83,14 @@ def test_the_pictures_of_a_damaged_spool_are_read_one_by_one(tmp_path: Path) -> 
     assert peak_bytes < FIELDS * image_bytes / 2
 
 
+@pytest.fixture
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx")
+    from tests.fakes.disc_releases import disc_bundle
+
+    return disc_bundle(tmp_path_factory.mktemp("bundle") / "a")
+
+
 @pytest.mark.parametrize("damaged", [True, False])
 def test_the_first_scrape_already_says_that_this_start_has_repaired(
     tmp_path: Path, bundle: Path, damaged: bool
