@@ -160,8 +160,8 @@ def compose(
     on_use()
     grown = _Later()
     problems = Problems(alarms_into(store, clock, grown))
-    store.on_rejected = rejection_teller(problems)
-    store.on_set_aside = set_aside_teller(problems)
+    store.on_rejected = count_teller(problems, rejection_told)
+    store.on_set_aside = count_teller(problems, set_aside_told)
     if store.repaired is not None:
         problems.set(repair_told(store.repaired))
         metrics.store_repaired.set(1)
@@ -366,24 +366,37 @@ def drop_teller(
     return tell
 
 
-def rejection_teller(problems: Problems) -> Callable[[int], None]:
-    """Makes a problem of results that the cloud refused for good. It stands until the next start: they are gone."""
-    refused = 0
+def count_teller(problems: Problems, told: Callable[[int], Problem]) -> Callable[[int], None]:
+    """Makes a problem of rows that meet one fate, with how many since the start; it stands until the next one."""
+    found = 0
 
-    def tell(results: int) -> None:
-        nonlocal refused
-        refused += results
-        log.error("results_rejected", results=results)
-        problems.set(
-            Problem(
-                RESULTS_REJECTED,
-                f"The cloud refused {refused} results since the start; they are in the local store only.",
-                "Tell the operator: the cloud keeps refused results with the reason. Check that no other workstation "
-                "uses this device's name.",
-            )
-        )
+    def tell(rows: int) -> None:
+        nonlocal found
+        found += rows
+        problem = told(found)
+        log.error(problem.code, rows=rows)
+        problems.set(problem)
 
     return tell
+
+
+def rejection_told(results: int) -> Problem:
+    """Makes a problem of results that the cloud refused for good: they are gone."""
+    return Problem(
+        RESULTS_REJECTED,
+        f"The cloud refused {results} results since the start; they are in the local store only.",
+        "Tell the operator: the cloud keeps refused results with the reason. Check that no other workstation "
+        "uses this device's name.",
+    )
+
+
+def set_aside_told(rows: int) -> Problem:
+    """Makes a problem of rows that cannot be sent; they stay until somebody looks."""
+    return Problem(
+        ROWS_SET_ASIDE,
+        f"Since the start {rows} rows could not be sent and were set aside; everything else goes on.",
+        "See `ahs-edge spool ls --aside` for the reason of each.",
+    )
 
 
 def repair_told(repaired: Repaired) -> Problem:
@@ -396,25 +409,6 @@ def repair_told(repaired: Repaired) -> Problem:
         f"The store was damaged and has been replaced: {saved} rows of fields and spool saved, lost: {lost}.{salt}",
         f"Look at the disk's health. The damaged file is kept as {repaired.kept_as.name}.",
     )
-
-
-def set_aside_teller(problems: Problems) -> Callable[[int], None]:
-    """Makes a problem of rows that cannot be sent; it stands until the next start, the rows until somebody looks."""
-    found = 0
-
-    def tell(rows: int) -> None:
-        nonlocal found
-        found += rows
-        log.error("rows_set_aside", rows=rows)
-        problems.set(
-            Problem(
-                ROWS_SET_ASIDE,
-                f"Since the start {found} rows could not be sent and were set aside; everything else goes on.",
-                "See `ahs-edge spool ls --aside` for the reason of each.",
-            )
-        )
-
-    return tell
 
 
 def model_teller(switch: Switch, store: Store, metrics: Metrics) -> Callable[[], None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +38,7 @@ def list_(
     with answered():
         if kind not in (None, "event", "image"):
             raise ConfigurationError(f"--kind {kind}: use event or image")
-        folder = settings_of(config, set_, {"data_dir": data_dir}).data_dir
-        with closing(SpoolRows(folder)) as rows:
+        with _rows(config, set_, data_dir) as rows:
             for listed, row in enumerate(rows.rows(kind=kind, aside=aside)):
                 if listed == limit:
                     typer.echo(f"... there are more; --limit {limit} was reached", err=True)
@@ -62,8 +62,7 @@ def show(
 ) -> None:
     """Print a row with all that it holds, as JSON."""
     with answered():
-        folder = settings_of(config, set_, {"data_dir": data_dir}).data_dir
-        with closing(SpoolRows(folder)) as rows:
+        with _rows(config, set_, data_dir) as rows:
             found = rows.whole(row)
         if picture is not None:
             if found.picture is None:
@@ -84,8 +83,7 @@ def retry(
     with answered():
         if bool(row) is all_:
             raise ConfigurationError("name the rows, or give --all")
-        folder = settings_of(config, set_, {"data_dir": data_dir}).data_dir
-        with closing(SpoolRows(folder, write=True)) as rows:
+        with _rows(config, set_, data_dir, write=True) as rows:
             moved = rows.retry(None if all_ else row)
         if row and moved < len(row):
             raise ConfigurationError(f"{moved} of {len(row)} rows are sent again; the others are not set aside")
@@ -102,10 +100,19 @@ def export_(
 ) -> None:
     """Write events as lines of `events.jsonl`, each picture as JPEG with its context beside it; nothing is removed."""
     with answered():
-        folder = settings_of(config, set_, {"data_dir": data_dir}).data_dir
-        with closing(SpoolRows(folder)) as rows:
+        with _rows(config, set_, data_dir) as rows:
             events, images = _exported(rows, out, aside=aside)
         typer.echo(f"{events} events, {images} pictures -> {out}", err=True)
+
+
+@contextlib.contextmanager
+def _rows(
+    config: Path | None, set_: list[str] | None, data_dir: Path | None, *, write: bool = False
+) -> Iterator[SpoolRows]:
+    """The spool of the agent with these settings, closed behind the command."""
+    folder = settings_of(config, set_, {"data_dir": data_dir}).data_dir
+    with contextlib.closing(SpoolRows(folder, write=write)) as rows:
+        yield rows
 
 
 def _exported(rows: SpoolRows, out: Path, *, aside: bool) -> tuple[int, int]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
+from cloud.auth.tokens import SYSTEM
+from cloud.releases.desired import set_desired
+from cloud.releases.signing import OnlineKey
 from cloud.releases.store import read_trust
 from cloud.storage.leases import Held, Leases
 from fleet.contract.http import ReleaseDetail
-from fleet.contract.release import Trust
+from fleet.contract.messages import Activation
+from fleet.contract.release import ReleaseTarget, Trust
 from tests.fakes.releases import Offered, ReleaseDesk
 
 
@@ -48,9 +53,45 @@ class Releasing:
         assert answer.status_code == 201, answer.text
         return ReleaseDetail.model_validate(answer.json())
 
+    async def wish(
+        self,
+        device: str = "bench-1",
+        target: ReleaseTarget | None = None,
+        activation: Activation = Activation.ACTIVATE,
+    ) -> int:
+        key = self.cloud.app.state.parts.releases.key
+        return await wish(self.cloud.storage, key, target, activation, device=device)
+
+
+async def wish(
+    storage: Any,
+    key: OnlineKey | None,
+    target: ReleaseTarget | None,
+    activation: Activation,
+    *,
+    device: str = "bench-1",
+) -> int:
+    """What a device is to run, as a rollout says it: a release, or without one the model that it came with."""
+    assert key is not None
+    async with storage.writing() as session:
+        return await set_desired(
+            session,
+            key=key,
+            device=device,
+            site_id="lab-a",
+            release=target.digest if target else None,
+            counter=target.counter if target else 0,
+            rollout="a-rollout" if target else None,
+            activation=activation,
+            by=SYSTEM.id,
+            now=datetime.now(UTC),
+        )
+
 
 @contextlib.asynccontextmanager
-async def releasing(settings: Any, tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
+async def releasing(settings_for: Callable[..., Any], tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
+    """A cloud with the desk's online key, and no trust yet."""
+    settings = settings_for(releases={"online_key_file": desk.online_key_file})
     async with tools.running(settings, tools.StagedAnalyser()) as cloud:
         yield Releasing(cloud, desk, tools.bearer(await cloud.token("operator")))
 

@@ -366,21 +366,25 @@ def desk(tmp_path: Path) -> ReleaseDesk:
     return ReleaseDesk(tmp_path / "keys")
 
 
+@contextlib.asynccontextmanager
+async def trusting(settings_for: Callable[..., Any], tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
+    """With the factory's trust."""
+    async with releasing(settings_for, tools, desk) as started:
+        assert (await started.give_trust()).status_code == 200
+        yield started
+
+
 @pytest.fixture
 async def fleet(settings_for: Callable[..., Any], tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
     """On each database, with the factory's trust."""
-    settings = settings_for(releases={"online_key_file": desk.online_key_file})
-    async with releasing(settings, tools, desk) as started:
-        assert (await started.give_trust()).status_code == 200
+    async with trusting(settings_for, tools, desk) as started:
         yield started
 
 
 @pytest.fixture
 async def sqlite_fleet(sqlite_settings: Callable[..., Any], tools: Any, desk: ReleaseDesk) -> AsyncIterator[Releasing]:
     """The same for what does not depend on the database."""
-    settings = sqlite_settings(releases={"online_key_file": desk.online_key_file})
-    async with releasing(settings, tools, desk) as started:
-        assert (await started.give_trust()).status_code == 200
+    async with trusting(sqlite_settings, tools, desk) as started:
         yield started
 
 

@@ -24,7 +24,6 @@ from sqlalchemy import select
 
 from cloud.auth.tokens import SYSTEM
 from cloud.config import Settings
-from cloud.releases.desired import set_desired
 from cloud.releases.signing import load_online_key
 from cloud.releases.store import save_trust
 from cloud.storage.engine_sqlalchemy import Storage
@@ -35,6 +34,7 @@ from fleet.contract.messages import Activation, Desired, Need
 from fleet.contract.release import MAX_TRUST_BYTES, ReleaseTarget, SignedDesired, Trust
 from fleet.local.broker import LocalBroker
 from fleet.release.repository import check_trust
+from tests.fakes import releasing
 from tests.fakes.releases import ReleaseDesk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.mosquitto]
@@ -49,11 +49,6 @@ def broker(tmp_path: Path) -> Iterator[LocalBroker]:
     started.start(SECRETS)
     yield started
     started.stop()
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> ReleaseDesk:
-    return ReleaseDesk(tmp_path / "keys")
 
 
 class Bench:
@@ -147,22 +142,8 @@ async def release(http: httpx.AsyncClient, desk: ReleaseDesk, headers: dict[str,
     return offered.target
 
 
-async def wish(storage: Storage, settings: Settings, target: ReleaseTarget, device: str = "bench-1") -> int:
-    key = load_online_key(settings.releases)
-    assert key is not None
-    async with storage.writing() as session:
-        return await set_desired(
-            session,
-            key=key,
-            device=device,
-            site_id="lab-a",
-            release=target.digest,
-            counter=target.counter,
-            rollout="a-rollout",
-            activation=Activation.DOWNLOAD,
-            by=SYSTEM.id,
-            now=datetime.now(UTC),
-        )
+async def wish(storage: Storage, settings: Settings, target: ReleaseTarget) -> int:
+    return await releasing.wish(storage, load_online_key(settings.releases), target, Activation.DOWNLOAD)
 
 
 def figure(cloud: Any, name: str, **labels: str) -> float:

@@ -16,35 +16,24 @@ from sqlalchemy import select
 from cloud.auth.tokens import SYSTEM
 from cloud.config import ReleaseSettings
 from cloud.errors import LeaseLost
-from cloud.ingest.bus import Incoming
-from cloud.releases.desired import set_desired
 from cloud.releases.publisher import PAGE, Publisher
 from cloud.releases.store import remember_want
 from cloud.storage.leases import Held, Leases
 from cloud.storage.tables import ChunkWantRow, DesiredRow, DeviceRow, ReleaseRow
 from fleet.contract import topics
-from fleet.contract.messages import Activation, Need
+from fleet.contract.messages import Need
+from tests.fakes.quiet_bus import QuietBus
 from tests.fakes.releasing import Releasing, leading
 
 pytestmark = pytest.mark.anyio
 
 
 @dataclass
-class KeepingBus:
+class KeepingBus(QuietBus):
     """A broker that keeps what it is given, each message once more in `sent`."""
 
     retained: dict[str, bytes] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
-
-    async def connect(self) -> None:
-        return None
-
-    async def receive(self, *, limit: int, wait_s: float) -> list[Incoming]:
-        await asyncio.sleep(0.01)
-        return []
-
-    def done(self, incoming: Incoming) -> None:
-        return None
 
     async def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None, qos: int = 1
@@ -52,9 +41,6 @@ class KeepingBus:
         self.sent.append(topic)
         if retain:
             self.retained[topic] = payload
-
-    async def close(self) -> None:
-        return None
 
 
 @contextlib.asynccontextmanager
@@ -79,22 +65,6 @@ async def publishing(fleet: Releasing, held: Held, clock: Callable[[], float]) -
             await task
 
 
-async def wish(fleet: Releasing, device: str) -> None:
-    async with fleet.cloud.storage.writing() as session:
-        await set_desired(
-            session,
-            key=fleet.cloud.app.state.parts.releases.key,
-            device=device,
-            site_id="lab-a",
-            release=None,
-            counter=0,
-            rollout=None,
-            activation=Activation.ACTIVATE,
-            by=SYSTEM.id,
-            now=datetime.now(UTC),
-        )
-
-
 async def test_a_fleet_of_several_pages_is_told_once_then_only_what_changes_and_all_of_it_after_a_while(
     fleet: Releasing, tools: Any
 ) -> None:
@@ -115,7 +85,7 @@ async def test_a_fleet_of_several_pages_is_told_once_then_only_what_changes_and_
             )
             session.add(row)
     for device in devices:
-        await wish(fleet, device)
+        await fleet.wish(device)
     clock_s = [100.0]
     async with publishing(fleet, await leading(fleet.cloud.storage), lambda: clock_s[0]) as bus:
         await tools.eventually(lambda: len(bus.sent) >= len(devices) + 1)
@@ -123,7 +93,7 @@ async def test_a_fleet_of_several_pages_is_told_once_then_only_what_changes_and_
         assert sorted(bus.sent) == sorted([topics.TRUST, *(topics.down(device, "desired") for device in devices)])
 
         bus.sent.clear()
-        await wish(fleet, devices[3])
+        await fleet.wish(devices[3])
         await tools.eventually(lambda: everything_is_marked(fleet))
         assert bus.sent == [topics.down(devices[3], "desired")]
 
@@ -142,7 +112,7 @@ async def everything_is_marked(fleet: Releasing) -> bool:
 async def test_a_deposed_leader_marks_nothing_as_published(sqlite_fleet: Releasing) -> None:
     storage = sqlite_fleet.cloud.storage
     await sqlite_fleet.cloud.device()
-    await wish(sqlite_fleet, "bench-1")
+    await sqlite_fleet.wish("bench-1")
     held = await leading(storage)
     await Leases(storage, lease_s=60).release(held)
     await leading(storage)
@@ -156,7 +126,7 @@ async def test_a_deposed_leader_marks_nothing_as_published(sqlite_fleet: Releasi
 async def test_a_revoked_device_is_told_nothing(sqlite_fleet: Releasing, tools: Any) -> None:
     for device in ("bench-1", "bench-2"):
         await sqlite_fleet.cloud.device(device)
-        await wish(sqlite_fleet, device)
+        await sqlite_fleet.wish(device)
     revoked = await sqlite_fleet.http.post("/v1/devices/bench-1/revoke", headers=sqlite_fleet.operator)
     assert revoked.status_code == 204
     async with publishing(sqlite_fleet, await leading(sqlite_fleet.cloud.storage), lambda: 0.0) as bus:

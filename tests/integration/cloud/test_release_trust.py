@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from cloud.auth.tokens import SYSTEM
-from cloud.config import ReleaseSettings
 from cloud.errors import ConfigurationError, LeaseLost
 from cloud.metrics import Metrics
-from cloud.releases.desired import set_desired
 from cloud.releases.rules import documents
 from cloud.releases.signer import Signer
 from cloud.releases.signing import load_online_key
@@ -37,8 +35,7 @@ pytestmark = pytest.mark.anyio
 async def test_the_trust_is_given_once_and_only_ours(
     sqlite_settings: Callable[..., Any], tools: Any, desk: ReleaseDesk, tmp_path: Path
 ) -> None:
-    settings = sqlite_settings(releases={"online_key_file": desk.online_key_file})
-    async with releasing(settings, tools, desk) as fleet:
+    async with releasing(sqlite_settings, tools, desk) as fleet:
         assert refusal(await fleet.http.get("/v1/trust", headers=fleet.operator)) == (404, "no_trust")
         assert refusal(await fleet.send(desk.offer(desk.trust))) == (404, "no_trust")
         stranger = ReleaseDesk(tmp_path / "other-keys")
@@ -95,25 +92,11 @@ async def test_a_replaced_key_is_taken_and_what_devices_are_to_run_is_signed_aga
     sqlite_settings: Callable[..., Any], tools: Any, desk: ReleaseDesk, role: KeyRole
 ) -> None:
     new = make_key()
-    async with releasing(sqlite_settings(releases={"online_key_file": desk.online_key_file}), tools, desk) as fleet:
+    async with releasing(sqlite_settings, tools, desk) as fleet:
         await fleet.give_trust()
         await fleet.release()
         await fleet.cloud.device("bench-1", "lab-a")
-        key = load_online_key(ReleaseSettings(online_key_file=desk.online_key_file))
-        assert key is not None
-        async with fleet.cloud.storage.writing() as session:
-            await set_desired(
-                session,
-                key=key,
-                device="bench-1",
-                site_id="lab-a",
-                release=None,
-                counter=0,
-                rollout=None,
-                activation=Activation.DOWNLOAD,
-                by=SYSTEM.id,
-                now=datetime.now(UTC),
-            )
+        await fleet.wish(activation=Activation.DOWNLOAD)
         before = await fleet.trust()
         given = replaced(before, role, root=desk.keys.root, new=new, now=datetime.now(UTC))
         if role is KeyRole.ONLINE:
@@ -121,7 +104,7 @@ async def test_a_replaced_key_is_taken_and_what_devices_are_to_run_is_signed_aga
             assert await fleet.trust() == before
             desk.online_key_file.unlink()
             save_key(desk.online_key_file, new)
-    async with releasing(sqlite_settings(releases={"online_key_file": desk.online_key_file}), tools, desk) as fleet:
+    async with releasing(sqlite_settings, tools, desk) as fleet:
         answer = await fleet.give_trust(given)
         assert answer.status_code == 200, answer.text
         after = await fleet.trust()
@@ -229,23 +212,9 @@ async def test_what_a_device_is_to_run_grows_by_version_and_is_signed_by_the_key
     fleet: Releasing, desk: ReleaseDesk
 ) -> None:
     await fleet.cloud.device()
-    key = fleet.cloud.app.state.parts.releases.key
     releases = [await fleet.release() for _ in range(2)]
     for number, detail in enumerate(releases, start=1):
-        async with fleet.cloud.storage.writing() as session:
-            version = await set_desired(
-                session,
-                key=key,
-                device="bench-1",
-                site_id="lab-a",
-                release=detail.target.digest,
-                counter=detail.target.counter,
-                rollout="a-rollout",
-                activation=Activation.ACTIVATE,
-                by=SYSTEM.id,
-                now=datetime.now(UTC),
-            )
-        assert version == number
+        assert await fleet.wish(target=detail.target) == number
     async with fleet.cloud.storage.reading() as session:
         row = await session.get(DesiredRow, "bench-1")
     envelope = SignedDesired.model_validate_json(row.envelope)

@@ -200,8 +200,7 @@ async def test_one_release_is_received_at_a_time(sqlite_fleet: Releasing) -> Non
 async def test_two_webs_that_take_a_release_at_once_give_its_counter_to_one(
     settings_for: Callable[..., Any], tools: Any, desk: ReleaseDesk
 ) -> None:
-    settings = settings_for(releases={"online_key_file": desk.online_key_file})
-    async with releasing(settings, tools, desk) as one, releasing(settings, tools, desk) as two:
+    async with releasing(settings_for, tools, desk) as one, releasing(settings_for, tools, desk) as two:
         assert (await one.give_trust()).status_code == 200
         trust = await one.trust()
         offers = [desk.offer(trust, head=name) for name in (b"first", b"second")]

@@ -14,37 +14,16 @@ from sqlalchemy import select, update
 from cloud.auth.tokens import SYSTEM
 from cloud.config import Settings
 from cloud.errors import LeaseLost, StorageUnavailable
-from cloud.ingest.bus import Bus, Incoming, Will
+from cloud.ingest.bus import Bus, Will
 from cloud.ingest.outbox import KEPT_FOR, Outbox
 from cloud.metrics import Metrics
 from cloud.opinions.service import OpinionService
 from cloud.storage.leases import Held, Leases
 from cloud.storage.tables import NO_SITE, LeaseRow, OutboxRow
 from cloud.worker import LEASE_NAME, Worker
+from tests.fakes.quiet_bus import QuietBus
 
 pytestmark = pytest.mark.anyio
-
-
-class QuietBus:
-    """A link to a broker that has nothing to say."""
-
-    async def connect(self) -> None:
-        return None
-
-    async def receive(self, *, limit: int, wait_s: float) -> list[Incoming]:
-        await asyncio.sleep(min(wait_s, 0.05))
-        return []
-
-    def done(self, incoming: Incoming) -> None:
-        return None
-
-    async def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: int | None = None, qos: int = 1
-    ) -> None:
-        return None
-
-    async def close(self) -> None:
-        return None
 
 
 class Broker:

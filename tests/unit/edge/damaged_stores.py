@@ -25,6 +25,14 @@ def damage(path: Path, table: str) -> None:
     path.write_bytes(bytes(data))
 
 
+def alter(path: Path, *statements: str) -> None:
+    """Rows as no agent writes them, in a file that is sound."""
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
 def empty_index(path: Path, index: str) -> None:
     """The only page of an index is one from before its rows: sound for itself, in contradiction to its table."""
     page, root = page_of(path, index)

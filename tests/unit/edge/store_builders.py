@@ -13,6 +13,7 @@ from fleet.contract.messages import (
     OpinionState,
     SeqRange,
     Severity,
+    SlideResult,
 )
 from models.bundle.manifest import CellClass
 from tests.unit.edge.edge_builders import DEVICE, MODEL, START, cell, named
@@ -59,3 +60,11 @@ def kinds(store: Store, limit: int = 1000) -> list[str]:
 def spoil(store: Store, row_id: int, payload: bytes) -> None:
     with store.database.transaction() as connection:
         connection.execute("UPDATE spool SET payload = CAST(? AS TEXT) WHERE id = ?", (payload, row_id))
+
+
+def no_fields(pseudonym: str) -> SlideResult:
+    """What is said at the end of a slide on which nothing was read."""
+    return SlideResult(
+        boot=0, seq=0, slide=pseudonym, opened_at=START, closed_at=START, fields=0, withheld=0, rbc=0, platelets=0,
+        white_cells={}, limits={}, model=MODEL.digest,
+    )  # fmt: skip

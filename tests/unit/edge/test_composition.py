@@ -9,7 +9,14 @@ import pytest
 
 from edge_agent.capture.source import DroppedFrame, DropReason
 from edge_agent.clock import Clock
-from edge_agent.composition import RESULTS_REJECTED, ROWS_SET_ASIDE, drop_teller, rejection_teller, set_aside_teller
+from edge_agent.composition import (
+    RESULTS_REJECTED,
+    ROWS_SET_ASIDE,
+    count_teller,
+    drop_teller,
+    rejection_told,
+    set_aside_told,
+)
 from edge_agent.console.view import PartState
 from edge_agent.console_state import store_part
 from edge_agent.errors import StoreFull
@@ -51,7 +58,7 @@ def test_a_file_that_cannot_be_read_is_told_of_once_also_after_a_restart(tmp_pat
 
 def test_results_that_the_cloud_refuses_are_a_problem_that_is_seen(store: Store) -> None:
     problems = Problems()
-    store.on_rejected = rejection_teller(problems)
+    store.on_rejected = count_teller(problems, rejection_told)
     slide = store.open_slide("s", target_white_cells=100, now=START).slide_id
     for number in range(3):
         store.record_field(new_field(number, slide_id=slide), now=START)
@@ -78,7 +85,7 @@ def test_the_newest_pictures_that_were_sent_are_known_whatever_the_clock_said(tm
 
 def test_rows_that_cannot_be_sent_are_a_problem_now_and_stay_on_the_health_page(store: Store) -> None:
     problems = Problems()
-    store.on_set_aside = set_aside_teller(problems)
+    store.on_set_aside = count_teller(problems, set_aside_told)
     slide = store.open_slide("s", target_white_cells=100, now=START).slide_id
     store.record_field(new_field(1, slide_id=slide), now=START)
     assert store_part(store.waiting()).state is PartState.OK

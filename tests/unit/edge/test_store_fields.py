@@ -11,12 +11,9 @@ from edge_agent.store.reads_sqlite import Reads
 from edge_agent.store.records import Counter
 from edge_agent.store.store_sqlite import Store
 from fleet.contract.cells import Decision
-from fleet.contract.messages import (
-    SlideResult,
-)
 from models.bundle.manifest import CellClass
-from tests.unit.edge.edge_builders import MODEL, ORDINARY, START, cell, named, new_field
-from tests.unit.edge.store_builders import slide
+from tests.unit.edge.edge_builders import ORDINARY, START, cell, named, new_field
+from tests.unit.edge.store_builders import no_fields, slide
 
 
 def test_a_field_is_stored_with_its_cells_counts_and_spool_rows(store: Store) -> None:
@@ -86,20 +83,7 @@ def test_on_a_full_disk_nothing_committed_is_lost_and_it_goes_on_when_there_is_r
 def test_a_closed_slide_is_followed_by_one_with_the_next_name(store: Store) -> None:
     first = store.open_slide("24-0187", target_white_cells=100, now=START)
     assert store.open_slide("24-0187", target_white_cells=100, now=START) == first
-    result = SlideResult(
-        boot=0,
-        seq=0,
-        slide=first.pseudonym,
-        opened_at=START,
-        closed_at=START,
-        fields=0,
-        withheld=0,
-        rbc=0,
-        platelets=0,
-        white_cells={},
-        limits={},
-        model=MODEL.digest,
-    )
+    result = no_fields(first.pseudonym)
     assert store.close_slide(first.slide_id, result, now=START)
     assert not store.close_slide(first.slide_id, result, now=START)
     assert store.waiting().events == 1

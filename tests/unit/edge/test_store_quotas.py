@@ -12,11 +12,8 @@ from edge_agent.store.records import Counter
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import Store
 from fleet.contract.cells import Decision
-from fleet.contract.messages import (
-    SlideResult,
-)
-from tests.unit.edge.edge_builders import MODEL, START, new_field
-from tests.unit.edge.store_builders import a_note, kinds, slide, spoil
+from tests.unit.edge.edge_builders import START, new_field
+from tests.unit.edge.store_builders import a_note, kinds, no_fields, slide, spoil
 
 
 def test_over_its_quota_the_spool_gives_up_the_oldest_counts_them_and_says_so(tmp_path: Path) -> None:
@@ -98,11 +95,7 @@ def test_what_is_set_aside_is_the_first_to_go_over_a_quota(tmp_path: Path) -> No
 def test_slides_and_labels_outlive_the_fields_they_stand_on(tmp_path: Path) -> None:
     with closing(Store(tmp_path, Quotas(rows=100, image_bytes=1))) as store:
         number = slide(store)
-        result = SlideResult(
-            boot=0, seq=0, slide="p", opened_at=START, closed_at=START, fields=0, withheld=0, rbc=0, platelets=0,
-            white_cells={}, limits={}, model=MODEL.digest,
-        )  # fmt: skip
-        store.append(result, now=START)
+        store.append(no_fields("p"), now=START)
         for n in range(1, 150):
             store.record_field(new_field(n, slide_id=number), now=START)
         found = kinds(store)

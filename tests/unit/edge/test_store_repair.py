@@ -19,7 +19,7 @@ from edge_agent.store.repair_sqlite import Repaired
 from edge_agent.store.spool_sqlite import Quotas
 from edge_agent.store.store_sqlite import FILE_NAME, Store
 from fleet.contract.messages import SeqRange
-from tests.unit.edge.damaged_stores import as_after_a_power_cut, damage, empty_index, page_of
+from tests.unit.edge.damaged_stores import alter, as_after_a_power_cut, damage, empty_index, page_of
 from tests.unit.edge.edge_builders import START, new_field
 
 AMPLE = Quotas(rows=10_000, image_bytes=100_000_000)
@@ -177,11 +177,12 @@ def _has_dbstat(connection: sqlite3.Connection) -> bool:
 
 def test_a_row_that_nobody_could_read_back_is_left_out_of_the_new_store(tmp_path: Path) -> None:
     path = filled(tmp_path)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE fields SET captured_at = '2026-03-01T08:xx' WHERE id = 5")
-        connection.execute("UPDATE fields SET counts = '{' WHERE id = 6")
-        connection.execute("UPDATE detections SET cls = CAST(x'fffe' AS TEXT) WHERE id = 40")
-        connection.commit()
+    alter(
+        path,
+        "UPDATE fields SET captured_at = '2026-03-01T08:xx' WHERE id = 5",
+        "UPDATE fields SET counts = '{' WHERE id = 6",
+        "UPDATE detections SET cls = CAST(x'fffe' AS TEXT) WHERE id = 40",
+    )
     damage(path, "counters")
     store, repaired = opened(tmp_path)
     with closing(store):
@@ -203,9 +204,7 @@ def test_a_file_that_is_no_database_is_kept_and_replaced_by_an_empty_store(tmp_p
 
 def test_a_slide_that_is_lost_is_made_again_for_its_fields(tmp_path: Path) -> None:
     path = filled(tmp_path)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DELETE FROM slides")
-        connection.commit()
+    alter(path, "DELETE FROM slides")
     damage(path, "detections")
     store, repaired = opened(tmp_path)
     with closing(store):
@@ -269,8 +268,7 @@ def test_a_sound_store_that_was_suspected_is_used_as_it_is(tmp_path: Path) -> No
 
 def test_a_store_of_a_newer_agent_is_never_repaired(tmp_path: Path) -> None:
     path = filled(tmp_path)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 99")
+    alter(path, "PRAGMA user_version = 99")
     with pytest.raises(StoreOfNewerAgent):
         Store(tmp_path, AMPLE)
     assert [entry.name for entry in tmp_path.iterdir() if "damaged" in entry.name] == []
