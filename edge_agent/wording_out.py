@@ -48,8 +48,10 @@ ALARM_WORDS: dict[str, str] = {
 }
 
 HIDDEN = "[path]"
-_PATH = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:'\"]+[/\\])+[^\s:'\",;)]*")
-"""An absolute path with a folder in it, as error messages of libraries write it."""
+_BEGIN = re.compile(
+    r"(?P<quote>['\"`]?)(?<![\w./\\])(?:file:/{1,3}|[A-Za-z]:[/\\]{1,2}|\\{1,2}|(?<!:)//|/)(?=[^\s/\\])", re.IGNORECASE
+)
+"""Where an absolute path begins, as error messages of libraries write it; no address of the web."""
 
 
 def alarm(code: str, severity: Severity, at: datetime, *, count: int | None = None) -> Alarm:
@@ -74,8 +76,23 @@ def without_paths(text: str, roots: Iterable[str]) -> str:
 
     Args:
         text: of an error.
-        roots: folders that the agent works in; whatever stands below them goes, up to a space, quote or comma.
+        roots: folders that the agent works in, whose files it names itself: what stands below them goes up to a space,
+            quote or comma.
+
+    Names of other folders may hold spaces, commas and whatever else, so nothing tells where such a path ends: with a
+    quote before it all goes up to the last quote of that sort, without one all the rest of the text.
     """
     for root in sorted({root for root in roots if len(root) > 1}, key=len, reverse=True):
-        text = re.sub(re.escape(root) + r"[^\s:'\",;)]*", HIDDEN, text)
-    return _PATH.sub(HIDDEN, text)
+        below = rf"(?P<quote>['\"`])?{re.escape(root)}(?(quote).*(?=(?P=quote))|[^\s:'\"`,;)]*)"
+        text = re.sub(below, lambda found: f"{found['quote'] or ''}{HIDDEN}", text, flags=re.DOTALL)
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    found = _BEGIN.search(text)
+    if found is None:
+        return text
+    quote = found["quote"]
+    kept = f"{text[: found.start()]}{quote}{HIDDEN}"
+    end = text.rfind(quote, found.end()) if quote else -1
+    return kept if end < 0 else f"{kept}{quote}{_cut(text[end + 1 :])}"

@@ -64,6 +64,31 @@ def test_an_error_leaves_without_the_names_of_folders_and_files(text: str) -> No
     assert "[path]" in said
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("cannot read /media/Anna Muster 1980/usb/x.zip", "cannot read [path]"),
+        ("cannot read /Anna Muster 1980.zip: no such file", "cannot read [path]"),
+        ("[Errno 2] No such file: '/media/Anna Muster, 1980/x.zip' (2)", "[Errno 2] No such file: '[path]' (2)"),
+        ('no room: "/media/Anna Muster/x.zip"; free some', 'no room: "[path]"; free some'),
+        ("'/media/Anna's stick/x.zip' is no archive", "'[path]' is no archive"),
+        ("'/media/Anna Muster/a' -> '/media/Anna Muster/b'", "'[path]'"),
+        ("a quote that is not closed: '/media/Anna Muster/x.zip", "a quote that is not closed: '[path]"),
+        ("'/a/b' and then /media/Anna Muster/x.zip", "'[path]' and then [path]"),
+        ("C:\\Users\\Anna Muster\\x.zip is locked", "[path]"),
+        ("\\\\server\\Anna Muster\\x.zip is locked", "[path]"),
+        ("//server/Anna Muster/x.zip is locked", "[path]"),
+        ("cannot open file:///media/Anna Muster/x.zip", "cannot open [path]"),
+        ("failed:/media/Anna Muster/x.zip", "failed:[path]"),
+        ("'/srv/anna m/data/slots/Anna Muster/x' is locked", "'[path]' is locked"),
+        ("/srv/anna m/data/slots/a.zip: no space left", "[path]: no space left"),
+        ("see https://cloud.lab/v1/trust, then /media/Anna Muster/x", "see https://cloud.lab/v1/trust, then [path]"),
+    ],
+)
+def test_nothing_of_a_name_with_spaces_is_left_behind_its_path(text: str, left: str) -> None:
+    assert without_paths(text, ["/srv/anna m/data"]) == left
+
+
 def test_what_is_no_path_is_left_alone() -> None:
     text = "3/4 chunks of https://cloud.lab/v1/trust arrived; sha256:ab/cd ratio 1/2 and/or a slide is being read"
     assert without_paths(text, ["edge-data"]) == text
