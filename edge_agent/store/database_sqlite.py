@@ -167,6 +167,12 @@ class Database:
                 raise self._translated(exc) from exc
 
     @contextlib.contextmanager
+    def sole_writer(self) -> Iterator[None]:
+        """Nobody else writes until the block ends; a `transaction` within it may end earlier."""
+        with self._lock:
+            yield
+
+    @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """For queries; several of them see the same state, whoever writes meanwhile.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from edge_agent.store.eviction_sqlite import Amount, evict, held
 from edge_agent.store.records import Counter, Cursors, NewImage, SpoolEvent, SpoolImage, Waiting
 from edge_agent.store.soundness import Fault, Unsendable, event_fault
-from edge_agent.store.value import EVENT_PRIORITIES, EVENT_PRIORITY, picture_priority
+from edge_agent.store.value import EVENT_PRIORITIES, EVENT_PRIORITY, Priority, picture_priority
 from fleet.contract.base import utc_now_text
 from fleet.contract.cells import Decision
 from fleet.contract.codec import WireError, decode, encode
@@ -18,6 +18,7 @@ from fleet.contract.http import OpinionContext
 from fleet.contract.messages import Dropped, Event, SeqRange
 
 OVER_QUOTA = "over_quota"
+_DROPPED = "dropped"
 _WAITS = "set_aside IS NULL"
 _TRIES_IN_ORDER = 3
 """A picture that was tried so often goes behind the others: it may be the one that the cloud cannot take."""
@@ -89,10 +90,25 @@ def append_image(connection: sqlite3.Connection, numbering: Numbering, image: Ne
     numbering.seq += 1
 
 
-def enforce(connection: sqlite3.Connection, numbering: Numbering, quotas: Quotas, now: datetime) -> tuple[int, int]:
+def enforce(
+    connection: sqlite3.Connection,
+    numbering: Numbering,
+    quotas: Quotas,
+    now: datetime,
+    *,
+    handed: Callable[[], int],
+) -> tuple[int, int]:
     """Gives up the least valuable rows over the quotas, counts them and tells the cloud of it.
 
-    The telling itself is never given up.
+    The telling itself is never given up. While one of this run waits that has never left, the next one takes its place
+    and tells of both: a small spool would else fill up with them.
+
+    Args:
+        connection: in a transaction.
+        numbering: of the run.
+        quotas: what may be held.
+        now: UTC.
+        handed: the last note that the uplink was given; it gets none behind it before the transaction has ended.
 
     Returns:
         Results and pictures given up.
@@ -102,17 +118,37 @@ def enforce(connection: sqlite3.Connection, numbering: Numbering, quotas: Quotas
     if results or images:
         count(connection, Counter.RESULTS_DROPPED, results)
         count(connection, Counter.IMAGES_DROPPED, images)
+        before = _untold(connection, numbering, handed())
         told = Dropped(
             boot=0,
             seq=0,
             dropped_at=now,
             reason=OVER_QUOTA,
-            results=results,
-            images=images,
+            results=results + (before.results if before else 0),
+            images=images + (before.images if before else 0),
             aside=waiting(connection).aside,
         )
         append_event(connection, numbering, told, now)
     return results, images
+
+
+def _untold(connection: sqlite3.Connection, numbering: Numbering, handed: int) -> Dropped | None:
+    """Takes the newest loss over the quotas out of the spool, if it has never left; its number is not used again."""
+    row = connection.execute(
+        "SELECT id, boot, seq, CAST(payload AS BLOB) AS payload FROM spool WHERE kind = 'event' AND priority = ?"
+        f" AND id > ? AND {_WAITS} AND event_kind = ? AND boot = ? ORDER BY id DESC LIMIT 1",
+        (Priority.NOTE.value, handed, _DROPPED, numbering.boot),
+    ).fetchone()
+    if row is None or event_fault(bytes(row["payload"]), boot=row["boot"], seq=row["seq"]) is not None:
+        return None
+    try:
+        before = decode(Dropped, bytes(row["payload"]))
+    except WireError:
+        return None
+    if before.reason != OVER_QUOTA:
+        return None
+    connection.execute("DELETE FROM spool WHERE id = ?", (row["id"],))
+    return before
 
 
 def waiting(connection: sqlite3.Connection) -> Waiting:

@@ -16,6 +16,7 @@ import structlog
 from edge_agent.errors import SlideClosed, StoreDamaged, StoreFull, StoreOfNewerAgent
 from edge_agent.slides.naming import free_name, pseudonym
 from edge_agent.store.database_sqlite import Database
+from edge_agent.store.handed import Handed
 from edge_agent.store.opinions_sqlite import put_opinion, put_short_opinion
 from edge_agent.store.reads_sqlite import slide_totals
 from edge_agent.store.records import (
@@ -45,6 +46,7 @@ from edge_agent.store.spool_sqlite import (
     waiting,
 )
 from edge_agent.store.stamps_sqlite import put_stamp
+from edge_agent.store.value import Priority
 from edge_agent.version import agent_version
 from fleet.contract.base import utc_now_text
 from fleet.contract.cells import Decision, DetectionWire
@@ -93,6 +95,7 @@ class Store:
             self.repaired = repair(folder / FILE_NAME)
             self.database = Database(folder / FILE_NAME)
         self._quotas = quotas
+        self._handed = Handed()
         try:
             with self.database.transaction() as connection:
                 self._salt = _kept(connection, "salt", secrets.token_hex(16)).encode()
@@ -146,14 +149,14 @@ class Store:
             append_event(connection, self._numbering, field.result, now)
             if field.image is not None:
                 append_image(connection, self._numbering, field.image, now)
-            enforce(connection, self._numbering, self._quotas, now)
+            enforce(connection, self._numbering, self._quotas, now, handed=self._handed.hold)
         return True
 
     def append(self, event: Event, *, now: datetime) -> None:
         """Stores an event that belongs to no field (an alarm)."""
         with self._writing() as connection:
             append_event(connection, self._numbering, event, now)
-            enforce(connection, self._numbering, self._quotas, now)
+            enforce(connection, self._numbering, self._quotas, now, handed=self._handed.hold)
 
     def append_step(self, step: UpdateStep, *, journal: str, number: int, now: datetime) -> bool:
         """Stores a step of the model update; False when this number of the journal or a later one is stored already."""
@@ -164,7 +167,7 @@ class Store:
                 return False
             append_event(connection, self._numbering, step, now)
             _put(connection, STEP_KEY, f"{journal}:{number}")
-            enforce(connection, self._numbering, self._quotas, now)
+            enforce(connection, self._numbering, self._quotas, now, handed=self._handed.hold)
         return True
 
     def open_slide(self, name: str, *, target_white_cells: int, now: datetime) -> SlideTotals:
@@ -190,7 +193,7 @@ class Store:
             ).rowcount
             if closed:
                 append_event(connection, self._numbering, result, now)
-                enforce(connection, self._numbering, self._quotas, now)
+                enforce(connection, self._numbering, self._quotas, now, handed=self._handed.hold)
         return bool(closed)
 
     def waiting(self) -> Waiting:
@@ -204,8 +207,9 @@ class Store:
         One that cannot be sent is set aside on the way. Empty only when there are no more.
         """
         while True:
-            with self.database.reading() as connection:
+            with self._handed.taking(), self.database.reading() as connection:
                 found, unsendable, after = take_events(connection, after=after, limit=limit)
+                self._handed.took(after[Priority.NOTE])
             if unsendable:
                 self.set_aside(unsendable)
             if found or not unsendable:
@@ -303,13 +307,17 @@ class Store:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction whose sequence numbers go back with it: a number is used once, by a row that was committed."""
-        with self.database.transaction() as connection:
-            seq = self._numbering.seq
+        with self.database.sole_writer():
             try:
-                yield connection
-            except BaseException:
-                self._numbering.seq = seq
-                raise
+                with self.database.transaction() as connection:
+                    seq = self._numbering.seq
+                    try:
+                        yield connection
+                    except BaseException:
+                        self._numbering.seq = seq
+                        raise
+            finally:
+                self._handed.let_go()
 
 
 def _see(connection: sqlite3.Connection, source: str, source_ref: str, outcome: str, now: datetime) -> bool:
